@@ -1,0 +1,95 @@
+"""Inventories on demand: built once per model and commit, in a process of their own where an app is serving.
+
+Building a class sets process-wide defaults of torch for a moment and runs on somebody else's config, so
+a server does it in a worker process with a time limit. A script may do it in its own process.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import TimeoutError as BuildTimeout
+from functools import lru_cache
+from multiprocessing import get_context
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from ..errors import ModelUnsupported
+from ..hub.catalogue import find_bundled
+from ..hub.client import fetch_config, repo_facts
+from ..hub.demo import DEMO_ID, demo_config
+from ..hub.reference import ModelRef
+from ..settings import settings
+from .inventory import Inventory
+
+BUILD_SECONDS = 60
+
+_pool: ProcessPool | None = None
+_in_process = threading.Lock()
+
+
+def isolate() -> None:
+    """From now on, build in a worker process, and start warming it up."""
+    global _pool
+    if _pool is None:
+        _pool = ProcessPool(max_workers=1, context=get_context("spawn"))
+        _pool.schedule(_warm_up)
+
+
+def inventory_for(ref: ModelRef, token: str | None = None) -> Inventory:
+    """The inventory of a model: the demo and bundled configs at once, others through the Hub.
+
+    Raises:
+        ModelUnavailable, ModelUnsupported: with the next step.
+    """
+    if ref.id == DEMO_ID:
+        return _inventory(_Request(demo_config(), ref.id, "main", None, "bundled demo model, class on meta"))
+    entry = find_bundled(ref.id) if ref.revision == "main" else None
+    if entry is not None:
+        return _inventory(_Request(entry.config, entry.id, "main", None, "bundled config, class on meta"))
+    facts = repo_facts(ref, token)
+    config = fetch_config(facts, token)
+    return _inventory(_Request(config, ref.id, ref.revision, facts.sha, "Hub config, class on meta"))
+
+
+class _Request:
+    """What a build needs; equal by model and commit, so that one cache entry serves all who ask."""
+
+    def __init__(self, config: dict[str, Any], model_id: str, revision: str, sha: str | None, source: str) -> None:
+        self.config = config
+        self.names = {"model_id": model_id, "revision": revision, "sha": sha, "source": source}
+        self.key = tuple(self.names.values())
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Request) and self.key == other.key
+
+
+@lru_cache(maxsize=settings().inventory_cache_entries)
+def _inventory(request: _Request) -> Inventory:
+    if _pool is None:
+        with _in_process:
+            return _build(request.config, request.names)
+    try:
+        return _pool.schedule(_build, args=(request.config, request.names), timeout=BUILD_SECONDS).result()
+    except (BuildTimeout, ProcessExpired, MemoryError) as error:
+        raise ModelUnsupported(
+            f"Building the class of {request.names['model_id']} took more than {BUILD_SECONDS} s or too much memory.",
+            "Its config.json asks for something out of the ordinary; check the repository.",
+        ) from error
+
+
+def _build(config: dict[str, Any], names: dict[str, Any]) -> Inventory:
+    from .meta import inventory_from_config
+
+    return inventory_from_config(config, **names)
+
+
+def _warm_up() -> None:
+    """Import what a build needs, so that the first person to ask does not wait for it."""
+    import bitsandbytes  # noqa: F401
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    from . import meta  # noqa: F401

@@ -1,0 +1,32 @@
+"""From an inventory to the bytes of its KV cache. Pure arithmetic, for transformers' own cache classes."""
+
+from __future__ import annotations
+
+from ..precision import DTYPE_BYTES
+from .inventory import CacheLayer, Inventory
+
+
+def cache_bytes(inventory: Inventory, context: int, batch: int, dtype: str) -> int:
+    """Bytes of the cache once `context` tokens of `batch` sequences are in it.
+
+    A layer with a sliding window W keeps W − 1 tokens between steps
+    (`transformers/cache_utils.py`, `DynamicSlidingWindowLayer.update`).
+    """
+    return batch * sum(_layer_bytes(layer, context, DTYPE_BYTES[dtype]) for layer in inventory.cache)
+
+
+def pinned_prompt_bytes(inventory: Inventory, context: int, batch: int, dtype: str) -> int:
+    """Bytes held beyond `cache_bytes` right after prefill, until the next step frees them.
+
+    Sliding layers then hold views that keep the whole prompt's keys and values alive.
+    """
+    element = DTYPE_BYTES[dtype]
+    unwindowed = sum(_layer_bytes(layer, context, element, windowed=False) for layer in inventory.cache)
+    return batch * unwindowed - cache_bytes(inventory, context, batch, dtype)
+
+
+def _layer_bytes(layer: CacheLayer, context: int, element: int, windowed: bool = True) -> int:
+    tokens = min(context, layer.window - 1) if windowed and layer.window else context
+    a_token = layer.token_elements * element + layer.token_bytes
+    state = layer.state_elements * element + layer.state_bytes
+    return layer.count * (tokens * a_token + state)

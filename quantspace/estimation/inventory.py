@@ -1,0 +1,147 @@
+"""What a model holds before a precision is chosen: its tensors, and how its cache grows.
+
+Plain data without torch or I/O. `meta.py` makes an inventory from the model class; `weights.py` and
+`cache.py` turn one into bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Literal
+
+Role = Literal["linear", "experts", "head", "embedding", "norm", "bias", "buffer", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One parameter or buffer.
+
+    Attributes:
+        name: full name, as in `named_parameters()` or `named_buffers()`.
+        shape: as the unquantized module holds it.
+        role: what it is for.
+        fixed_dtype: dtype that does not follow the model's, such as `float32` of rotary frequencies.
+        float32_in: model dtypes under which transformers keeps this tensor in float32
+            (`_keep_in_fp32_modules`).
+        rows: output features, where a quantizer replaces the layer; 0 where none does.
+        tied_to: name of the tensor whose storage it shares; it then takes no memory of its own.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    fixed_dtype: str | None = None
+    float32_in: tuple[str, ...] = ()
+    rows: int = 0
+    tied_to: str | None = None
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def quantizable(self) -> bool:
+        return self.rows > 0
+
+    def dtype_under(self, model_dtype: str) -> str:
+        """The dtype of this tensor in a model that is loaded in `model_dtype`, when it isn't quantized."""
+        if model_dtype in self.float32_in:
+            return "float32"
+        return self.fixed_dtype or model_dtype
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLayer:
+    """How the cache of `count` like layers grows with one sequence.
+
+    Elements follow the cache's dtype; bytes are of tensors whose dtype is fixed (a float32 state).
+
+    Attributes:
+        kind: name of transformers' cache layer class.
+        window: most tokens kept; `None` when all are.
+        token_elements: elements a token (keys and values, or a latent).
+        token_bytes: bytes a token that don't follow the cache's dtype.
+        state_elements: elements that don't grow (a convolution's state).
+        state_bytes: bytes that neither grow nor follow the cache's dtype (a recurrent state).
+    """
+
+    kind: str
+    count: int
+    window: int | None
+    token_elements: int
+    token_bytes: int = 0
+    state_elements: int = 0
+    state_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationShape:
+    """Widths that decide what a forward pass holds besides weights and cache, in elements a token.
+
+    Attributes:
+        hidden: of the residual stream.
+        mlp: of a feed-forward layer, over all experts that one token visits.
+        vocab: of the logits.
+    """
+
+    hidden: int
+    mlp: int
+    vocab: int
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Every tensor that a model will hold, and how its cache grows.
+
+    Attributes:
+        model_id: as the Hub names it.
+        revision: as asked for; `sha` is the commit it stood for, where it is known.
+        architecture: name of the transformers class that is built and loaded.
+        source: where the tensors were read from, for people.
+        exact: whether tensors are the very ones that the loader makes.
+        cache_exact: whether the cache was read from the real cache class.
+        max_context: tokens the model was made for; `None` when its config does not say.
+        prequantized: method of a checkpoint that is stored quantized, such as `fp8` or `gptq`.
+        notes: what people should know about these figures.
+    """
+
+    model_id: str
+    architecture: str
+    tensors: tuple[TensorSpec, ...]
+    cache: tuple[CacheLayer, ...]
+    activations: ActivationShape
+    source: str
+    revision: str = "main"
+    sha: str | None = None
+    exact: bool = True
+    cache_exact: bool = True
+    max_context: int | None = None
+    prequantized: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of parameters, tied ones once."""
+        return sum(t.elements for t in self.tensors if t.role != "buffer" and t.tied_to is None)
+
+    @cached_property
+    def shapes(self) -> Counter[TensorSpec]:
+        """Untied tensors without their names, counted: a hundred layers become a few rows."""
+        return Counter(
+            TensorSpec("", t.shape, t.role, t.fixed_dtype, t.float32_in, t.rows)
+            for t in self.tensors
+            if t.tied_to is None
+        )
+
+    @cached_property
+    def expert_elements(self) -> int:
+        """Parameters in fused experts, which bitsandbytes leaves unquantized."""
+        return sum(t.elements for t in self.tensors if t.role == "experts" and not t.quantizable)
+
+    @cached_property
+    def largest_quantizable(self) -> int:
+        """Elements of the largest weight that a quantizer replaces; 0 when there is none."""
+        return max((t.elements for t in self.tensors if t.quantizable), default=0)

@@ -1,0 +1,250 @@
+"""The inventory of a model, read from its class built on the `meta` device.
+
+The class is the one the loader uses, the dtypes are those of its init context, and which layers get
+quantized is asked of transformers' own quantizer (`HfQuantizer.preprocess_model`). The cache is asked
+of the real cache object after a forward pass on `meta`. No weights are touched.
+
+Building changes process-wide defaults of torch for a moment (`torch.set_default_dtype`): run it in a
+process of its own beside one that generates text. `builder.py` does.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelUnsupported, shorten
+from ..precision import PRECISIONS
+from .architecture import model_class, parse_config, prequantized_method
+from .inventory import ActivationShape, Inventory, Role, TensorSpec
+from .meta_cache import cache_from_config, measured_cache
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+MAX_LAYERS = 2000
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
+
+
+def inventory_from_config(
+    config: dict[str, Any],
+    model_id: str,
+    *,
+    revision: str = "main",
+    sha: str | None = None,
+    source: str = "model class on meta",
+) -> Inventory:
+    """Build the class of a `config.json` on `meta` and read every tensor from it.
+
+    Args:
+        config: the parsed `config.json`.
+        source: where the config came from, kept with the result.
+
+    Raises:
+        ModelUnsupported: transformers cannot build the class.
+    """
+    parsed = parse_config(config)
+    _refuse_absurd(parsed)
+    cls = model_class(parsed)
+    try:
+        tensors, model = _read_tensors(parsed, cls)
+    except ModelUnsupported:
+        raise
+    except Exception as error:  # a seam: any value of config.json may break the class in its own way
+        raise ModelUnsupported(
+            f"transformers could not build {cls.__name__} from this config.json: {shorten(str(error), 160)}",
+            "The file may be broken or written for another version of transformers; try another revision.",
+        ) from error
+    cache, cache_exact = _read_cache(parsed, model)
+    notes = [] if cache_exact else ["The cache follows config.json: the class could not run without data."]
+    prequantized = prequantized_method(config)
+    if prequantized:
+        notes.append(f"This checkpoint is stored as {prequantized}; rows show the model as if it were not.")
+    return Inventory(
+        model_id=model_id,
+        revision=revision,
+        sha=sha,
+        architecture=cls.__name__,
+        tensors=tensors,
+        cache=cache,
+        activations=_activation_shape(parsed, tensors),
+        source=source,
+        cache_exact=cache_exact,
+        max_context=_max_context(parsed),
+        prequantized=prequantized,
+        notes=tuple(notes),
+    )
+
+
+def build_on_meta(
+    config: PreTrainedConfig, cls: type[PreTrainedModel], dtype: torch.dtype, quantization: Any = None
+) -> PreTrainedModel:
+    """The model as `from_pretrained` has it just before weights are read.
+
+    Follows `PreTrainedModel.from_pretrained` of transformers 5.23: the same init context, then the
+    quantizer's `preprocess_model` inside it (new layers take the context's default dtype).
+    """
+    from transformers.quantizers import AutoHfQuantizer
+    from transformers.utils.generic import ContextManagers
+
+    config = copy.deepcopy(config)
+    with ContextManagers(cls.get_init_context(dtype, quantization is not None, False, False)):
+        model = cls(config)
+        if quantization is not None:
+            quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
+            quantizer.preprocess_model(
+                model=model, dtype=dtype, device_map={"": "cpu"}, checkpoint_files=None, use_kernels=False
+            )
+    model.tie_weights()
+    return model.eval()
+
+
+def _read_tensors(
+    config: PreTrainedConfig, cls: type[PreTrainedModel]
+) -> tuple[tuple[TensorSpec, ...], PreTrainedModel]:
+    import torch
+
+    in_bf16 = build_on_meta(config, cls, torch.bfloat16)
+    in_fp32 = {name: tensor.dtype for name, tensor in _named_tensors(build_on_meta(config, cls, torch.float32))}
+    rows = _quantized_rows(config, cls)
+    kept = _kept_in_float32(in_bf16)
+    head = in_bf16.get_output_embeddings()
+    specs = []
+    for name, tensor in _named_tensors(in_bf16):
+        owner = in_bf16.get_submodule(name.rpartition(".")[0])
+        follows = tensor.dtype == torch.bfloat16 and in_fp32.get(name) == torch.float32
+        specs.append(
+            TensorSpec(
+                name=name,
+                shape=tuple(tensor.shape),
+                role=_role(name, tensor, owner, head),
+                fixed_dtype=None if follows else str(tensor.dtype).removeprefix("torch."),
+                float32_in=kept.get(name, ()),
+                rows=rows.get(name, 0),
+            )
+        )
+    specs.extend(_tied_specs(in_bf16))
+    return tuple(specs), in_bf16
+
+
+def _named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _tied_specs(model: PreTrainedModel) -> Iterator[TensorSpec]:
+    """Names that share another tensor's storage; `named_parameters()` gives each storage once."""
+    first_name = {id(tensor): name for name, tensor in _named_tensors(model)}
+    for name, tensor in model.named_parameters(remove_duplicate=False):
+        original = first_name[id(tensor)]
+        if name != original:
+            role: Role = "head" if name.startswith("lm_head") else "other"
+            yield TensorSpec(name, tuple(tensor.shape), role, tied_to=original)
+
+
+def _quantized_rows(config: PreTrainedConfig, cls: type[PreTrainedModel]) -> dict[str, int]:
+    """Names of the weights that bitsandbytes replaces, with their output features.
+
+    int8 and 4-bit share transformers' skip rules (`get_modules_to_not_convert`), so one build tells both.
+    """
+    import bitsandbytes
+    import torch
+
+    quantization = PRECISIONS["nf4"].transformers_kwargs()["quantization_config"]
+    model = build_on_meta(config, cls, torch.bfloat16, quantization)
+    return {
+        f"{name}.weight": module.out_features
+        for name, module in model.named_modules()
+        if isinstance(module, bitsandbytes.nn.Linear4bit)
+    }
+
+
+def _kept_in_float32(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
+    """Names of tensors that the loader keeps in float32, with the model dtypes under which it does."""
+    import torch
+    from transformers.core_model_loading import build_glob_alternation
+
+    kept: dict[str, tuple[str, ...]] = {}
+    for dtype in (torch.float16, torch.bfloat16):
+        plan = model._get_dtype_plan(dtype)
+        if not plan:
+            continue
+        pattern, _, _ = build_glob_alternation(list(plan))
+        for name in model.state_dict():
+            if pattern.search(name):
+                kept[name] = (*kept.get(name, ()), str(dtype).removeprefix("torch."))
+    return kept
+
+
+def _role(name: str, tensor: torch.Tensor, owner: torch.nn.Module, head: torch.nn.Module | None) -> Role:
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    leaf = name.rpartition(".")[2]
+    if leaf in owner._buffers:
+        return "buffer"
+    if owner is head:
+        return "head"
+    if leaf.endswith("bias"):
+        return "bias"
+    if isinstance(owner, torch.nn.Embedding):
+        return "embedding"
+    if "expert" in name and tensor.dim() == 3:
+        return "experts"
+    if isinstance(owner, (torch.nn.Linear, Conv1D)):
+        return "linear"
+    return "norm" if "norm" in type(owner).__name__.lower() else "other"
+
+
+def _read_cache(config: PreTrainedConfig, model: PreTrainedModel) -> tuple[tuple[Any, ...], bool]:
+    try:
+        return measured_cache(model), True
+    except Exception as error:  # a seam: some classes read values of tensors, which `meta` has not
+        log.info("cache of %s follows its config: %s", type(model).__name__, shorten(str(error)))
+    try:
+        return cache_from_config(config), False
+    except AttributeError as error:
+        raise ModelUnsupported(
+            f"How the cache of {type(model).__name__} grows could not be found: {shorten(str(error), 160)}",
+            "Pick another model: an answer without its cache would promise too much.",
+        ) from error
+
+
+def _refuse_absurd(config: PreTrainedConfig) -> None:
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > MAX_LAYERS:
+        raise ModelUnsupported(
+            f"Its config.json asks for {layers:,} layers; the most that is built here is {MAX_LAYERS:,}.",
+            "Check the file: no published model is that deep.",
+        )
+
+
+def _max_context(config: PreTrainedConfig) -> int | None:
+    text = config.get_text_config()
+    for key in _CONTEXT_KEYS:
+        value = getattr(text, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def _activation_shape(config: PreTrainedConfig, tensors: Iterable[TensorSpec]) -> ActivationShape:
+    text = config.get_text_config()
+    hidden = _first_int(text, "hidden_size", "d_model", "n_embd") or 1
+    dense = _first_int(text, "intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size") or 4 * hidden
+    expert = _first_int(text, "moe_intermediate_size", "expert_ffn_hidden_size") or dense
+    visited = _first_int(text, "num_experts_per_tok", "moe_topk", "top_k_experts")
+    has_experts = any(t.role == "experts" for t in tensors)
+    mlp = max(dense, visited * expert) if has_experts and visited else dense
+    vocab = _first_int(text, "vocab_size") or max((t.shape[0] for t in tensors if t.role == "embedding"), default=0)
+    return ActivationShape(hidden=hidden, mlp=mlp, vocab=vocab)
+
+
+def _first_int(config: PreTrainedConfig, *keys: str) -> int | None:
+    values = (getattr(config, key, None) for key in keys)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)

@@ -1,0 +1,147 @@
+"""What the Hub tells of a model: its commit, its files, its config. Through huggingface_hub, honouring `HF_ENDPOINT`.
+
+Fetches metadata and small files only; `download.py` fetches weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from ..errors import HubUnreachable, ModelGated, ModelNotFound, ModelUnsupported, QuantSpaceError, shorten
+from ..settings import settings
+from ..units import gb
+from .reference import ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class RepoFacts:
+    """A repository at one commit.
+
+    Attributes:
+        sha: the commit that the revision stands for now.
+        files: path → size in bytes.
+    """
+
+    ref: ModelRef
+    sha: str
+    files: dict[str, int]
+
+
+def repo_facts(ref: ModelRef, token: str | None = None) -> RepoFacts:
+    """Ask the Hub for the commit and the files of a model.
+
+    Raises:
+        ModelNotFound, ModelGated, HubUnreachable: each with the next step.
+    """
+    with hub_errors(ref):
+        info = HfApi().model_info(
+            ref.id, revision=ref.revision, timeout=settings().hub_timeout, files_metadata=True, token=token
+        )
+    files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
+    return RepoFacts(ref, info.sha or ref.revision, files)
+
+
+def fetch_config(facts: RepoFacts, token: str | None = None) -> dict[str, Any]:
+    """The parsed `config.json` of a repository at its commit.
+
+    Raises:
+        ModelUnsupported: there is none, or it is not a JSON object, or too large to be one.
+        ModelGated, HubUnreachable: it could not be fetched.
+    """
+    size = facts.files.get("config.json")
+    if size is None:
+        raise ModelUnsupported(
+            f"{facts.ref.id} has no config.json, so its architecture is not known.",
+            "Pick a repository in the transformers format; GGUF, diffusers and adapters are not covered yet.",
+        )
+    if size > settings().max_config_bytes:
+        raise ModelUnsupported(
+            f"The config.json of {facts.ref.id} has {gb(size)}; at most {gb(settings().max_config_bytes)} are read.",
+            "Check the repository: a config is a few kB.",
+        )
+    with hub_errors(facts.ref):
+        path = hf_hub_download(
+            facts.ref.id, "config.json", revision=facts.sha, token=token, etag_timeout=settings().hub_timeout
+        )
+    return _parsed(path, facts.ref)
+
+
+def _parsed(path: str, ref: ModelRef) -> dict[str, Any]:
+    broken = ModelUnsupported(
+        f"The config.json of {ref.id} is not a JSON object.", "The repository may be broken; try another revision."
+    )
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise broken from error
+    if not isinstance(config, dict):
+        raise broken
+    return config
+
+
+@contextmanager
+def hub_errors(ref: ModelRef) -> Iterator[None]:
+    """Turn what huggingface_hub raises into errors with a next step."""
+    try:
+        yield
+    except QuantSpaceError:
+        raise
+    except GatedRepoError as error:
+        raise ModelGated(
+            f"{ref.id} is gated: its authors ask for your consent to their terms first.",
+            f"Accept them at {constants.ENDPOINT}/{ref.id}, log in (`hf auth login`) or set HF_TOKEN, and try again.",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelNotFound(
+            f"{ref.id} has no revision “{shorten(ref.revision)}”.",
+            "Use main, or a branch, tag or commit of that model.",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFound(
+            f"There is no public model {ref.id} on {constants.ENDPOINT}.",
+            "Check the spelling, with the organisation before the slash; a private model needs a token (HF_TOKEN).",
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise _unreachable(ref, error) from error
+    except EntryNotFoundError as error:
+        raise ModelNotFound(
+            f"A file of {ref.id} that the Hub listed is not there.", "Try again; the repository may have just changed."
+        ) from error
+    except HfHubHTTPError as error:
+        raise _refused(ref, error) from error
+    except (HTTPError, OSError, TimeoutError) as error:
+        raise _unreachable(ref, error) from error
+
+
+def _refused(ref: ModelRef, error: HfHubHTTPError) -> HubUnreachable:
+    status = error.response.status_code if error.response is not None else "no status"
+    if status == 429:
+        return HubUnreachable("The Hub limits requests from here (429).", "Wait a minute and try again, or log in.")
+    return HubUnreachable(
+        f"The Hub answered the request for {ref.id} with {status}.",
+        "Try again in a minute; status.huggingface.co tells whether it is down.",
+    )
+
+
+def _unreachable(ref: ModelRef, error: BaseException) -> HubUnreachable:
+    return HubUnreachable(
+        f"{ref.id} is not bundled with this app, and {constants.ENDPOINT} can't be reached "
+        f"({type(error).__name__}).",
+        "Check the network and try again, or pick one of the bundled models from the list.",
+    )

@@ -1,0 +1,149 @@
+"""Fetch the files that a load needs, with progress in bytes. Pickled weights are never fetched."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.utils import tqdm as hub_tqdm
+
+from ..errors import LoadFailed
+from ..settings import settings
+from ..units import gb
+from .client import RepoFacts, hub_errors
+
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
+BESIDE_WEIGHTS = (
+    "config.json", "generation_config.json", "model.safetensors.index.json",
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json",
+    "chat_template.json", "chat_template.jinja", "preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+REPORT_EVERY = 0.2  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """Progress: bytes that are on disk, of all that are needed."""
+
+    done: int
+    total: int
+
+
+class _Cancelled(Exception):
+    """Raised inside the client's threads once nobody waits for the files."""
+
+
+def needed_files(facts: RepoFacts) -> dict[str, int]:
+    """Path → size of the files that a load reads.
+
+    Raises:
+        LoadFailed: there are no safetensors weights, or they are larger than this machine may fetch.
+    """
+    patterns = (*WEIGHTS, *BESIDE_WEIGHTS)
+    files = {path: size for path, size in facts.files.items() if any(fnmatch(path, p) for p in patterns)}
+    if not any(fnmatch(path, pattern) for path in files for pattern in WEIGHTS):
+        raise LoadFailed(
+            f"{facts.ref.id} holds no safetensors weights in the transformers layout.",
+            "Pickled weights can run code and are never loaded here; pick a repository with model.safetensors.",
+        )
+    total = sum(files.values())
+    if total > settings().max_download_bytes:
+        raise LoadFailed(
+            f"The weights of {facts.ref.id} are {gb(total)}; at most {gb(settings().max_download_bytes)} are fetched.",
+            "The estimate holds all the same. Load a smaller model, or set QUANTSPACE_MAX_DOWNLOAD_BYTES at home.",
+        )
+    return files
+
+
+def download(facts: RepoFacts, token: str | None = None) -> Iterator[Downloaded | Path]:
+    """Fetch what a load needs into the Hub's cache: yields progress, and the folder last.
+
+    Closing the iterator stops the transfer; what has arrived is kept for the next try.
+    """
+    files = needed_files(facts)
+    total = sum(files.values())
+    results: queue.Queue[Path | BaseException] = queue.Queue()
+    meter = _Meter()
+    thread = threading.Thread(target=_fetch, args=(facts, files, token, meter, results), daemon=True)
+    thread.start()
+    try:
+        while True:
+            yield Downloaded(min(meter.bytes, total), total)
+            try:
+                result = results.get(timeout=REPORT_EVERY)
+            except queue.Empty:
+                continue
+            if isinstance(result, BaseException):
+                with hub_errors(facts.ref):
+                    raise result
+            yield Downloaded(total, total)
+            yield result
+            return
+    finally:
+        meter.cancelled.set()
+
+
+class _Meter:
+    """Bytes written so far, by all threads of one download."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.cancelled = threading.Event()
+
+    def bar_class(self) -> type[hub_tqdm]:
+        """A silent progress bar class that reports here; huggingface_hub makes its bars from it."""
+        meter = self
+
+        class Bar(hub_tqdm):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                name = kwargs.get("name")
+                kwargs["disable"] = True
+                super().__init__(*args, **kwargs)
+                # Two bars count the same bytes, as received and as written: count those written.
+                self.counts_bytes = name == "huggingface_hub.snapshot_download"
+
+            def update(self, n: float | None = 1) -> bool | None:
+                if meter.cancelled.is_set():
+                    raise _Cancelled
+                if self.counts_bytes:
+                    meter.bytes += int(n or 0)
+                return super().update(n)
+
+        return Bar
+
+
+def _fetch(
+    facts: RepoFacts,
+    files: dict[str, int],
+    token: str | None,
+    meter: _Meter,
+    results: queue.Queue[Path | BaseException],
+) -> None:
+    try:
+        folder = snapshot_download(
+            facts.ref.id,
+            revision=facts.sha,
+            allow_patterns=list(files),
+            token=token,
+            etag_timeout=settings().hub_timeout,
+            tqdm_class=meter.bar_class(),
+        )
+        results.put(Path(folder))
+    except BaseException as error:  # a thread's seam: whatever it is, the waiting side raises it
+        results.put(error)
+
+
+def seconds_left(done: int, total: int, started: float) -> float | None:
+    """Seconds a transfer still takes at its mean speed since `started` (`time.monotonic()`)."""
+    elapsed = time.monotonic() - started
+    if done <= 0 or elapsed <= 0:
+        return None
+    return (total - done) * elapsed / done

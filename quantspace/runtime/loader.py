@@ -1,0 +1,186 @@
+"""Load one variant of a model for real, through transformers and bitsandbytes, with progress."""
+
+from __future__ import annotations
+
+import gc
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+import transformers
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging as transformers_logging
+
+from ..errors import LoadFailed, OutOfMemory, QuantSpaceError, shorten
+from ..estimation.architecture import model_class, parse_config, prequantized_method
+from ..precision import PRECISIONS
+from ..units import MIB, gb
+from .job import Job, Phase, Readout
+from .quiet import quiet_libraries
+from .readout import held_tensors
+
+LOADING_ROOM = 512 * MIB  # beside the weights: the tensor in flight, Python, the tokenizer
+REPORT_EVERY = 0.2  # seconds
+
+
+@dataclass
+class LoadedModel:
+    """A model in memory, with the tokenizer that speaks to it and the readout of what it holds."""
+
+    key: tuple[str, str, str]
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    readout: Readout
+
+
+class _Cancelled(Exception):
+    """Raised inside the loading thread once nobody waits for the model."""
+
+
+def load(job: Job) -> Iterator[Phase | LoadedModel]:
+    """Load `job`'s variant: yields progress in tensors, and the model last.
+
+    Closing the iterator stops the load at the next tensor.
+
+    Raises:
+        OutOfMemory: it will not, or did not, fit.
+        LoadFailed: with what transformers said.
+    """
+    _refuse_if_too_large(job)
+    results: queue.Queue[LoadedModel | BaseException] = queue.Queue()
+    progress = _Progress()
+    thread = threading.Thread(target=_load_in_thread, args=(job, progress, results), daemon=True)
+    thread.start()
+    try:
+        while True:
+            yield Phase("load", progress.done, progress.total)
+            try:
+                result = results.get(timeout=REPORT_EVERY)
+            except queue.Empty:
+                continue
+            if isinstance(result, BaseException):
+                raise result
+            yield Phase("load", progress.total, progress.total)
+            yield result
+            return
+    finally:
+        progress.cancelled.set()
+        thread.join(timeout=30)
+
+
+def free_memory() -> None:
+    """Give back what a dropped model held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def device_name() -> str:
+    """Where models are loaded, as people know it."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+class _Progress:
+    """Tensors loaded so far, counted by the progress bar that transformers makes."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.total = 0
+        self.cancelled = threading.Event()
+
+    def hook(self, _factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """For `transformers.utils.logging.set_tqdm_hook`: an iterator that counts here."""
+        iterable = args[0] if args else kwargs.get("iterable", ())
+        if kwargs.get("desc") == "Loading weights":
+            self.total = len(iterable)
+            return self._counted(iterable)
+        return transformers_logging.EmptyTqdm(*args, **kwargs)
+
+    def _counted(self, iterable: Any) -> Iterator[Any]:
+        for item in iterable:
+            if self.cancelled.is_set():
+                raise _Cancelled
+            yield item
+            self.done += 1
+
+
+def _load_in_thread(job: Job, progress: _Progress, results: queue.Queue[LoadedModel | BaseException]) -> None:
+    previous = transformers_logging.set_tqdm_hook(progress.hook)
+    try:
+        results.put(_load(job))
+    except BaseException as error:  # a thread's seam: whatever it is, the waiting side raises it
+        results.put(_as_ours(error, job))
+    finally:
+        transformers_logging.set_tqdm_hook(previous)
+
+
+def _load(job: Job) -> LoadedModel:
+    quiet_libraries()
+    started = time.monotonic()
+    raw, _ = PreTrainedConfig.get_config_dict(job.folder, local_files_only=True)
+    if method := prequantized_method(raw):
+        raise LoadFailed(
+            f"{job.model_id} is stored quantized already ({method}); it can be estimated, not yet loaded.",
+            "Load the repository of the original weights: this app quantizes them while loading.",
+        )
+    config = parse_config(raw)
+    precision = PRECISIONS[job.precision]
+    model = model_class(config).from_pretrained(
+        job.folder,
+        config=config,
+        device_map={"": "cuda:0" if torch.cuda.is_available() else "cpu"},
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        **precision.transformers_kwargs(),
+    )
+    tokenizer = AutoTokenizer.from_pretrained(job.folder, local_files_only=True, trust_remote_code=False)
+    tensors = held_tensors(model)
+    readout = Readout(
+        model_id=job.model_id,
+        sha=job.sha,
+        precision=job.precision,
+        architecture=type(model).__name__,
+        device=device_name(),
+        footprint_bytes=model.get_memory_footprint(),
+        held_bytes=sum(tensor.held_bytes for tensor in tensors),
+        tensors=tensors,
+        seconds=time.monotonic() - started,
+        chat_template=bool(tokenizer.chat_template),
+        max_context=getattr(config.get_text_config(), "max_position_embeddings", None),
+    )
+    return LoadedModel(job.key, model, tokenizer, readout)
+
+
+def _refuse_if_too_large(job: Job) -> None:
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        where = f"free on {device_name()}"
+    else:
+        free, where = psutil.virtual_memory().available, "of memory free on this machine"
+    if job.expected_bytes + LOADING_ROOM > free:
+        raise OutOfMemory(
+            f"{job.model_id} at {job.precision} holds {gb(job.expected_bytes)}, and there are {gb(free)} {where}.",
+            "Choose a smaller precision or model, or run the app on a larger machine.",
+        )
+
+
+def _as_ours(error: BaseException, job: Job) -> BaseException:
+    if isinstance(error, (QuantSpaceError, _Cancelled)):
+        return error
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return OutOfMemory(
+            f"Memory ran out while {job.model_id} was loaded at {job.precision}.",
+            "Choose a smaller precision or model; what was loaded has been given back.",
+        )
+    return LoadFailed(
+        f"transformers {transformers.__version__} could not load {job.model_id} at {job.precision}: "
+        f"{type(error).__name__}: {shorten(str(error), 200)}",
+        "The files may be incomplete or broken; try again, or try another precision or model.",
+    )

@@ -1,0 +1,44 @@
+"""Limits and defaults, read once from the environment.
+
+Every setting is `QUANTSPACE_<NAME>` in upper case. What belongs to the Hub client (endpoint, token,
+offline mode, cache folder) is left to huggingface_hub and its own variables.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All limits of the app. Sizes in bytes, times in seconds."""
+
+    default_gpu: str = "t4"
+    default_context: int = 8192
+    max_context: int = 100_000_000  # tokens asked for; past this a request is a typing error
+    max_batch: int = 4096
+    max_gpu_count: int = 8
+    max_config_bytes: int = 8 * 2**20  # of a config.json that is fetched
+    hub_timeout: float = 6.0  # per request for metadata
+    max_download_bytes: int = 40 * 10**9  # a Space's disk holds 50 GB
+    max_new_tokens: int = 2048
+    inventory_cache_entries: int = 256
+    gpu_seconds_min: int = 15  # clamp of what is asked of ZeroGPU a call
+    gpu_seconds_max: int = 60
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        ValueError: a variable holds something that is not a number where one is wanted.
+    """
+    given = {}
+    for field in fields(Settings):
+        text = os.environ.get(f"QUANTSPACE_{field.name.upper()}")
+        if text is not None:
+            given[field.name] = type(field.default)(text)
+    return Settings(**given)

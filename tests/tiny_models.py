@@ -1,0 +1,123 @@
+"""Tiny models with random weights: real architectures of transformers, saved as real checkpoints.
+
+Each is the smallest that keeps what makes its family special for memory: biases, tied heads, Conv1D,
+fused experts, a vision tower, latent attention, recurrent state.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+TEXT = {
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+MLA = {"q_lora_rank": 64, "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 32}
+
+
+def _config(model_type: str, **values: Any) -> PreTrainedConfig:
+    return CONFIG_MAPPING[model_type](**values)
+
+
+def _text(model_type: str, **changes: Any) -> Callable[[], PreTrainedConfig]:
+    return lambda: _config(model_type, **{**TEXT, **changes})
+
+
+def _gemma3() -> PreTrainedConfig:
+    text = {**TEXT, "sliding_window": 16, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]}
+    vision = {**VISION, "image_size": 28, "patch_size": 14}
+    return _config("gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=511)
+
+
+def _qwen2_5_vl() -> PreTrainedConfig:
+    vision = {"depth": 2, "hidden_size": 64, "num_heads": 2, "intermediate_size": 128, "out_hidden_size": 128}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
+    return _config("qwen2_5_vl", text_config={**TEXT, "rope_parameters": rope}, vision_config=vision)
+
+
+def _llava() -> PreTrainedConfig:
+    vision = {"model_type": "clip_vision_model", **VISION, "image_size": 28, "patch_size": 14, "projection_dim": 64}
+    return _config("llava", text_config={"model_type": "llama", **TEXT}, vision_config=vision, image_token_index=511)
+
+
+ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
+    "llama-untied": _text("llama", tie_word_embeddings=False),
+    "llama-tied": _text("llama", tie_word_embeddings=True),
+    "mistral-sliding": _text("mistral", sliding_window=16),
+    "qwen2-biases": _text("qwen2", tie_word_embeddings=True),
+    "qwen3-norms": _text("qwen3"),
+    "smollm3": _text("smollm3"),
+    "olmo2": _text("olmo2"),
+    "cohere": _text("cohere"),
+    "phi3-fused-linears": lambda: _config(
+        "phi3", **{key: value for key, value in TEXT.items() if key != "head_dim"}, sliding_window=None
+    ),
+    "starcoder2-biases": _text("starcoder2"),
+    "gemma2-sliding": _text("gemma2", sliding_window=16),
+    "gemma3-text": _text("gemma3_text", sliding_window=16),
+    "gemma3-vision": _gemma3,
+    "qwen2.5-vl-vision": _qwen2_5_vl,
+    "llava-vision": _llava,
+    "gpt2-conv1d": lambda: _config("gpt2", vocab_size=512, n_embd=128, n_layer=3, n_head=4, n_positions=256),
+    "gpt-neox-biases": _text("gpt_neox"),
+    "opt-biases": lambda: _config(
+        "opt", vocab_size=512, hidden_size=128, ffn_dim=192, num_hidden_layers=3, num_attention_heads=4,
+        max_position_embeddings=256, word_embed_proj_dim=128,
+    ),
+    "bloom-alibi": lambda: _config("bloom", vocab_size=512, hidden_size=128, n_layer=3, n_head=4),
+    "falcon-multi-query": lambda: _config(
+        "falcon", vocab_size=512, hidden_size=128, num_hidden_layers=3, num_attention_heads=4, multi_query=True
+    ),
+    "mpt-no-biases": lambda: _config("mpt", vocab_size=512, d_model=128, n_layers=3, n_heads=4, max_seq_len=256),
+    "t5-float32-kept": lambda: _config(
+        "t5", vocab_size=512, d_model=128, d_kv=32, d_ff=192, num_layers=2, num_heads=4,
+        feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+    ),
+    "mixtral-experts": _text("mixtral", num_local_experts=4, num_experts_per_tok=2),
+    "qwen3-moe-experts": _text("qwen3_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64),
+    "gpt-oss-experts": _text("gpt_oss", num_local_experts=4, num_experts_per_tok=2, sliding_window=16),
+    "deepseek-v3-latent": _text(
+        "deepseek_v3", **MLA, num_key_value_heads=4, n_routed_experts=8, num_experts_per_tok=2, n_group=2,
+        topk_group=1, moe_intermediate_size=64, first_k_dense_replace=1, head_dim=32,
+    ),
+    "mamba-state": lambda: _config("mamba", vocab_size=512, hidden_size=128, state_size=16, num_hidden_layers=3),
+    "qwen3-next-hybrid": _text(
+        "qwen3_next", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64,
+        shared_expert_intermediate_size=64, linear_key_head_dim=32, linear_value_head_dim=32,
+        linear_num_key_heads=2, linear_num_value_heads=4, num_hidden_layers=4,
+    ),
+    "lfm2-hybrid": _text(
+        "lfm2", num_hidden_layers=3, layer_types=["conv", "full_attention", "conv"], block_auto_adjust_ff_dim=False
+    ),
+}  # fmt: skip
+
+
+def save_tiny(name: str, folder: Path) -> Path:
+    """Write a checkpoint of random bf16 weights to `folder`, as `save_pretrained` does; returns `folder`."""
+    import torch
+
+    from quantspace.estimation.architecture import model_class, parse_config
+
+    written = json.loads(ARCHITECTURES[name]().to_json_string(use_diff=False))
+    config = parse_config(written)
+    torch.manual_seed(0)
+    cls = model_class(config)
+    model = cls(config).to(torch.bfloat16)
+    config.architectures = [cls.__name__]
+    model.save_pretrained(folder)
+    return folder
