@@ -50,6 +50,11 @@ if spaces is not None:
     _serve_xlarge = spaces.GPU(duration=seconds_for, size="xlarge")(_serve_xlarge)
 
 
+def warm_up() -> None:
+    """Import what a load needs, so that neither the first visitor nor a forked worker waits for it."""
+    from . import worker  # noqa: F401
+
+
 def run(job: Job) -> Iterator[Event]:
     """Serve a job where the GPU is. Closing the iterator stops it at its next event."""
     serve = _serve_xlarge if job.expected_bytes > LARGE_BYTES else _serve_large

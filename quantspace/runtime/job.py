@@ -32,6 +32,7 @@ class Job:
 
     Attributes:
         folder: of the downloaded files, on the disk that parent and worker share.
+        expected_footprint: what the estimate says `get_memory_footprint()` will print.
         expected_bytes: what the estimate says the weights will hold.
         messages: the conversation to answer; empty to load only.
     """
@@ -40,6 +41,7 @@ class Job:
     sha: str
     folder: str
     precision: str
+    expected_footprint: int
     expected_bytes: int
     messages: tuple[Message, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)

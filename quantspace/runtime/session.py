@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ..errors import BadInput, QuantSpaceError
 from ..estimation.builder import inventory_for
-from ..estimation.inventory import Inventory
 from ..estimation.weights import weight_bytes
 from ..hub.client import repo_facts
 from ..hub.demo import DEMO_ID, demo_folder
@@ -49,7 +48,8 @@ def _prepare(model: str, precision_id: str, revision: str, token: str | None) ->
     sha, folder = "bundled", demo_folder()
     if ref.id != DEMO_ID:
         sha, folder = yield from _fetch(ref, token)
-    return Job(ref.id, sha, str(folder), precision_id, _expected_bytes(inventory, precision_id))
+    expected = weight_bytes(inventory, PRECISIONS[precision_id])
+    return Job(ref.id, sha, str(folder), precision_id, expected.footprint, expected.held)
 
 
 def _fetch(ref: ModelRef, token: str | None) -> Iterator[Event]:
@@ -59,7 +59,3 @@ def _fetch(ref: ModelRef, token: str | None) -> Iterator[Event]:
             return facts.sha, event
         yield Phase("download", event.done, event.total)
     raise AssertionError("a download ends with its folder")
-
-
-def _expected_bytes(inventory: Inventory, precision_id: str) -> int:
-    return weight_bytes(inventory, PRECISIONS[precision_id]).held

@@ -1,0 +1,171 @@
+"""The named endpoints: the same answers as the page, as JSON and as MCP tools.
+
+An error is `{"error": {"code", "message", "hint"}}`, as the answer itself: Gradio's own endpoints know
+only 200 and a bare 500.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import gradio as gr
+
+from .errors import BadInput, QuantSpaceError
+from .estimation.builder import inventory_for
+from .estimation.calculator import estimate as estimate_fit
+from .estimation.hardware import gpus as catalogue
+from .estimation.stored import StoredTensor, layer_table
+from .estimation.weights import stored_tensors
+from .hub.reference import parse_reference
+from .precision import PRECISIONS
+from .runtime import session
+from .runtime.job import Event, Failed, Job, Loaded, Message, Phase, Sampling, Stats, Text
+
+
+def estimate(
+    model: str,
+    gpu: str = "t4",
+    gpu_count: int = 1,
+    context: int = 8192,
+    batch: int = 1,
+    kv_dtype: str = "auto",
+    revision: str = "main",
+) -> dict[str, Any]:
+    """Tell which precisions of a model fit a GPU, with exact weight bytes and the reason for each verdict.
+
+    Args:
+        model: Id on the Hugging Face Hub such as google/gemma-3-4b-it, or the link of its page.
+        gpu: Id or name of a card, such as t4, a100-80gb or rtx-4090; see gpus for all.
+        gpu_count: Number of like GPUs, 1 to 8.
+        context: Tokens in each sequence.
+        batch: Sequences at once.
+        kv_dtype: Dtype of the KV cache: auto, bfloat16, float16 or float32.
+        revision: Branch, tag or commit of the model.
+    """
+    try:
+        return estimate_fit(model, gpu, gpu_count, context, batch, kv_dtype, revision).as_data()
+    except QuantSpaceError as error:
+        return {"error": error.as_data()}
+
+
+def gpus() -> list[dict[str, Any]]:
+    """List the GPUs that can be asked about, with their usable memory in bytes."""
+    return [gpu.as_data() for gpu in catalogue().values()]
+
+
+def inventory(model: str, precision: str = "nf4-dq", revision: str = "main") -> dict[str, Any]:
+    """List every layer of a model with its bytes by storage dtype, before anything is loaded.
+
+    Args:
+        model: Id on the Hugging Face Hub, or the link of its page.
+        precision: One of fp32, bf16, fp16, int8, nf4, nf4-dq, fp4.
+        revision: Branch, tag or commit of the model.
+    """
+    try:
+        if precision not in PRECISIONS:
+            raise BadInput(f"“{precision[:40]}” is not a precision.", f"Use one of {', '.join(PRECISIONS)}.")
+        found = inventory_for(parse_reference(model, revision))
+    except QuantSpaceError as error:
+        return {"error": error.as_data()}
+    tensors = stored_tensors(found, PRECISIONS[precision])
+    return {"model": found.model_id, "precision": precision, "exact": found.exact, "layers": _layers(tensors)}
+
+
+def load(model: str, precision: str = "nf4-dq", revision: str = "main") -> Iterator[dict[str, Any]]:
+    """Load one variant of a model on this machine; streams progress and ends with what it really holds.
+
+    Args:
+        model: Id on the Hugging Face Hub, or the link of its page.
+        precision: One of fp32, bf16, fp16, int8, nf4, nf4-dq, fp4.
+        revision: Branch, tag or commit of the model.
+    """
+    job: Job | None = None
+    for event in session.load_model(model, precision, revision):
+        if isinstance(event, Job):
+            job = event
+        else:
+            yield _event_data(event, job)
+
+
+def chat(
+    model: str,
+    prompt: str,
+    precision: str = "nf4-dq",
+    system: str = "",
+    temperature: float = 0.7,
+    top_p: float = 0.95,
+    max_new_tokens: int = 256,
+    greedy: bool = True,
+    revision: str = "main",
+) -> Iterator[dict[str, Any]]:
+    """Ask one variant of a model, loading it first where needed; streams text and ends with statistics.
+
+    Args:
+        model: Id on the Hugging Face Hub, or the link of its page.
+        prompt: What to ask.
+        precision: One of fp32, bf16, fp16, int8, nf4, nf4-dq, fp4.
+        system: System prompt; empty for none.
+        temperature: Above 0; used unless greedy.
+        top_p: From 0 to 1; used unless greedy.
+        max_new_tokens: Length of the answer at most.
+        greedy: Always take the likeliest token.
+        revision: Branch, tag or commit of the model.
+    """
+    job: Job | None = None
+    for event in session.load_model(model, precision, revision):
+        if isinstance(event, Job):
+            job = event
+        elif not isinstance(event, Loaded):
+            yield _event_data(event, job)
+        if isinstance(event, Failed):
+            return
+    messages = [Message("system", system)] if system.strip() else []
+    sampling = Sampling(temperature, top_p, max_new_tokens, greedy)
+    assert job is not None
+    for event in session.chat(job, [*messages, Message("user", prompt)], sampling):
+        if not isinstance(event, Text) or event.piece:
+            yield _event_data(event, job)
+
+
+def add_endpoints() -> None:
+    """Register the endpoints in the current Blocks."""
+    gr.api(estimate, api_name="estimate", queue=False)
+    gr.api(gpus, api_name="gpus", queue=False)
+    gr.api(inventory, api_name="inventory", queue=False)
+    gr.api(load, api_name="load", concurrency_limit=4)
+    gr.api(chat, api_name="chat", concurrency_limit=8)
+
+
+def _event_data(event: Event, job: Job | None) -> dict[str, Any]:
+    match event:
+        case Failed():
+            return {"error": asdict(event)}
+        case Phase():
+            return {"phase": asdict(event)}
+        case Text():
+            return {"text": event.piece}
+        case Stats():
+            return {"stats": asdict(event)}
+        case Loaded():
+            readout = event.readout
+            data = {name: value for name, value in asdict(readout).items() if name != "tensors"}
+            assert job is not None
+            data |= {
+                "estimated_footprint_bytes": job.expected_footprint,
+                "estimated_held_bytes": job.expected_bytes,
+                "layers": _layers(readout.tensors),
+            }
+            return {"readout": data}
+
+
+def _layers(tensors: Any) -> list[dict[str, Any]]:
+    return [
+        {"layer": row.layer, "bytes_by_dtype": row.bytes_by_dtype, "tensors": [_tensor(t) for t in row.tensors]}
+        for row in layer_table(tensors)
+    ]
+
+
+def _tensor(tensor: StoredTensor) -> dict[str, Any]:
+    return asdict(tensor) | {"shape": list(tensor.shape)}

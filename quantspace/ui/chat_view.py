@@ -1,0 +1,178 @@
+"""The chat beside the readout: settings, streaming, stop, retry, undo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ..hub.demo import DEMO_ID
+from ..runtime import session
+from ..runtime.job import Failed, Job, Message, Phase, Sampling, Stats, Text
+from ..settings import settings
+from .progress import ProgressView, failed_html
+
+History = list[dict[str, Any]]
+
+NOT_LOADED = "Press **Load** on a row above: the chat opens when its model is in memory."
+DEMO_QUESTIONS = (
+    "What is quantization?",
+    "What is NF4?",
+    "What does double quantization do?",
+    "Why does a long context cost memory?",
+)
+_ENDINGS = {"length": "cut at max new tokens", "stopped": "stopped"}
+
+
+@dataclass
+class Chat:
+    """The chat's components."""
+
+    panel: gr.Column
+    bot: gr.Chatbot
+    box: gr.Textbox
+    send: gr.Button
+    stop: gr.Button
+    clear: gr.Button
+    status: gr.HTML
+    settings: list[Any]
+
+
+def build_chat() -> Chat:
+    """Lay the chat out in the current Blocks."""
+    with gr.Column(elem_id="chat", min_width=320) as panel:
+        bot = gr.Chatbot(
+            label="Chat",
+            height=460,
+            placeholder=NOT_LOADED,
+            elem_id="chatbot",
+            buttons=["copy"],
+            feedback_options=None,
+            layout="bubble",
+            group_consecutive_messages=False,
+        )
+        status = gr.HTML(elem_id="chat-status")
+        with gr.Row(elem_id="chat-entry"):
+            box = gr.Textbox(
+                show_label=False,
+                label="Message",
+                placeholder="Ask something",
+                lines=1,
+                max_lines=6,
+                scale=6,
+                min_width=160,
+                container=False,
+                interactive=False,
+                elem_id="message",
+            )
+            send = gr.Button("Send", variant="primary", min_width=70, scale=1, interactive=False, elem_id="send")
+            stop = gr.Button("Stop", variant="stop", min_width=70, scale=1, visible=False, elem_id="stop")
+            clear = gr.Button("Clear", min_width=70, scale=1, elem_id="clear")
+        values = _build_settings()
+    return Chat(panel, bot, box, send, stop, clear, status, values)
+
+
+def _build_settings() -> list[Any]:
+    with gr.Accordion("Settings of the answer", open=False, elem_id="chat-settings"):
+        system = gr.Textbox(label="System prompt", lines=2, placeholder="None", elem_id="system")
+        with gr.Row():
+            greedy = gr.Checkbox(True, label="Greedy", info="always the likeliest token", min_width=120)
+            temperature = gr.Slider(0.05, 2, 0.7, step=0.05, label="Temperature", interactive=False, min_width=140)
+            top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label="Top-p", interactive=False, min_width=140)
+            length = gr.Slider(
+                1, settings().max_new_tokens, 256, step=1, label="Max new tokens", min_width=140, elem_id="max-new"
+            )
+    greedy.input(
+        lambda on: [gr.update(interactive=not on)] * 2, greedy, [temperature, top_p], api_visibility="private"
+    )
+    return [system, temperature, top_p, length, greedy]
+
+
+def opened(job: Job, has_template: bool) -> list[Any]:
+    """Updates of chatbot, message box and send button once `job`'s model is in memory."""
+    examples = [{"text": question} for question in DEMO_QUESTIONS] if job.model_id == DEMO_ID else []
+    words = f"**{job.model_id}** at **{job.precision}** is in memory."
+    invitation = "Ask something" if has_template else "Type a beginning: the model continues it"
+    return [
+        gr.update(placeholder=words, examples=examples),
+        gr.update(interactive=True, placeholder=invitation),
+        gr.update(interactive=True),
+    ]
+
+
+def asked(text: str, history: History | None) -> tuple[str, History]:
+    """Put what was typed into the conversation and clear the box."""
+    text = (text or "").strip()
+    if not text:
+        return "", history or []
+    return "", [*(history or []), {"role": "user", "content": text}]
+
+
+def before(history: History, index: int | tuple[int, int]) -> History:
+    """The conversation up to and with the question that led to message `index`."""
+    position = index[0] if isinstance(index, tuple) else index
+    while position >= 0 and history[position]["role"] != "user":
+        position -= 1
+    return history[: position + 1]
+
+
+def reply(
+    history: History,
+    job: Job | None,
+    system: str,
+    temperature: float,
+    top_p: float,
+    max_new_tokens: int,
+    greedy: bool,
+) -> Iterator[tuple[Any, str]]:
+    """Stream the answer to the last question: yields the conversation and the status line."""
+    if job is None or not history or history[-1]["role"] != "user":
+        yield history, ""
+        return
+    sampling = Sampling(float(temperature), float(top_p), int(max_new_tokens), bool(greedy))
+    view = ProgressView(f"{job.model_id} · {job.precision}")
+    answer = ""
+    for event in session.chat(job, _messages(history, system), sampling):
+        if isinstance(event, Text):
+            answer += event.piece
+            if answer:
+                yield [*history, {"role": "assistant", "content": answer}], ""
+        elif isinstance(event, Stats):
+            yield [*history, {"role": "assistant", "content": _with_stats(answer, event)}], ""
+        elif isinstance(event, Failed):
+            shown = [{"role": "assistant", "content": answer}] if answer else []
+            yield [*history, *shown], failed_html(event)
+            return
+        elif isinstance(event, Phase):
+            yield gr.skip(), view.html(event)
+
+
+def _messages(history: History, system: str) -> list[Message]:
+    messages = [Message("system", system.strip())] if system and system.strip() else []
+    return [*messages, *(Message(turn["role"], _said(turn["content"])) for turn in history)]
+
+
+def _said(content: Any) -> str:
+    """The words of a message: its first block of text; a second one holds the statistics."""
+    if isinstance(content, str):
+        return content
+    return next((block["text"] for block in content if isinstance(block, dict) and "text" in block), "")
+
+
+def _with_stats(answer: str, stats: Stats) -> list[dict[str, str]]:
+    parts = [f"{stats.new_tokens} tokens"]
+    if stats.tokens_per_s is not None:
+        parts.append(f"{stats.tokens_per_s:.1f} tokens/s")
+    if stats.first_token_s is not None:
+        parts.append(f"first token after {stats.first_token_s:.2f} s")
+    parts.append(f"prompt {stats.prompt_tokens} tokens")
+    if stats.ended in _ENDINGS:
+        parts.append(_ENDINGS[stats.ended])
+    if stats.dropped_turns:
+        parts.append(f"the oldest {stats.dropped_turns} messages no longer fit the context and were left out")
+    return [
+        {"type": "text", "text": answer or "(no words)"},
+        {"type": "text", "text": f"<small class='qs-stats'>{' · '.join(parts)}</small>"},
+    ]

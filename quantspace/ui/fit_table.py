@@ -1,0 +1,136 @@
+"""The fit table: a row a precision, with its verdict, its stacked bar against the card's line, and *Load*."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ..errors import QuantSpaceError
+from ..estimation.activations import MLP_ROWS, RESIDUAL_ROWS
+from ..estimation.calculator import Estimate
+from ..estimation.fit import FitRow
+from ..estimation.overhead import ALLOCATION_UNIT, FRAGMENTATION
+from ..units import exact, gb
+from .render import render
+
+VERDICT_WORDS = {"fits": "Fits", "tight": "Tight", "offload": "Offload", "no": "Does not fit"}
+_BAR_MARGIN = 1.04  # the longest bar, or the card's line, ends a little before the edge
+# Clicks on a row's button reach Python as an event that carries what the row stands for.
+_CLICKS = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-precision]');
+  if (button && !button.disabled) trigger('click', {...button.dataset});
+});
+"""
+
+
+class FitTable(gr.HTML):
+    """Shows an estimate; `.click` fires with its model, revision and precision when a row's *Load* is pressed."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(js_on_load=_CLICKS, elem_id="fit-table", **kwargs)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a bar, as a share of the scale in percent."""
+
+    name: str
+    bytes: int
+    percent: float
+
+
+@dataclass(frozen=True)
+class Why:
+    """One term of a row's total, with its formula and the operands filled in."""
+
+    name: str
+    bytes: int
+    formula: str
+
+
+def table_html(estimate: Estimate) -> str:
+    """The table of an estimate."""
+    scale = _BAR_MARGIN * max(estimate.rows[0].usable_bytes, *(row.total_bytes for row in estimate.rows))
+    return render(
+        "fit_table",
+        estimate=estimate,
+        usable=estimate.gpu.usable_bytes * estimate.gpu_count,
+        line=100 * estimate.rows[0].usable_bytes / scale,
+        words=VERDICT_WORDS,
+        rows=[(row, _segments(row, scale), _whys(row, estimate)) for row in estimate.rows],
+    )
+
+
+def waiting_html(model: str) -> str:
+    """Shown while an inventory is read."""
+    return render("waiting", model=model)
+
+
+def error_html(error: QuantSpaceError) -> str:
+    """What went wrong, and the next step."""
+    return render("error", message=error.message, hint=error.hint)
+
+
+def _segments(row: FitRow, scale: float) -> list[Segment]:
+    parts = {
+        "weights": row.weights.held,
+        "cache": row.cache_bytes,
+        "activations": row.activation_bytes,
+        "overhead": row.overhead_bytes,
+    }
+    return [Segment(name, count, 100 * count / scale) for name, count in parts.items()]
+
+
+def _whys(row: FitRow, estimate: Estimate) -> list[Why]:
+    constants = row.weights.held - row.weights.footprint
+    weights = f"footprint {exact(row.weights.footprint)}"
+    if constants:
+        weights += f" + quantization constants {exact(constants)}"
+    return [
+        Why("weights", row.weights.held, weights),
+        Why("cache", row.cache_bytes, _cache_formula(row, estimate)),
+        Why("activations", row.activation_bytes, _activation_formula(row, estimate)),
+        Why("overhead", row.overhead_bytes, _overhead_formula(row, estimate)),
+    ]
+
+
+def _cache_formula(row: FitRow, estimate: Estimate) -> str:
+    workload = estimate.workload
+    parts = []
+    for layer in estimate.inventory.cache:
+        tokens = min(workload.context, layer.window - 1) if layer.window else workload.context
+        if layer.token_elements:
+            parts.append(f"{layer.count} layers × {tokens:,} tokens × {layer.token_elements:,} values")
+        if layer.state_elements or layer.state_bytes:
+            parts.append(f"{layer.count} layers × a state of {layer.state_elements:,} values + {layer.state_bytes:,} B")
+    dtype = workload.cache_dtype(row.precision)
+    return f"{workload.batch} × ({' + '.join(parts) or 'no cache'}) in {dtype}"
+
+
+def _activation_formula(row: FitRow, estimate: Estimate) -> str:
+    shape, workload, terms = estimate.inventory.activations, estimate.workload, row.activations
+    layer = (
+        f"widest layer {workload.batch} × {workload.context:,} tokens × "
+        f"({RESIDUAL_ROWS} × {shape.hidden:,} + {MLP_ROWS} × {shape.mlp:,}) in {row.precision.dtype}"
+    )
+    more = [f"dequantized copy of the largest weight {gb(terms.dequantized)}"] if terms.dequantized else []
+    if terms.pinned_prompt:
+        more.append(f"prompt pinned by sliding layers {gb(terms.pinned_prompt)}")
+    return " + ".join([layer, *more]) + _each_card(estimate)
+
+
+def _overhead_formula(row: FitRow, estimate: Estimate) -> str:
+    terms = row.overhead
+    if not terms.total:
+        return "none counted: this memory is shared with the system"
+    return (
+        f"CUDA context {gb(terms.context)} + {row.weights.tensors:,} tensors × {ALLOCATION_UNIT // 2} B rounding "
+        f"+ {FRAGMENTATION:.0%} of cache and activations {gb(terms.fragmentation)}" + _each_card(estimate)
+    )
+
+
+def _each_card(estimate: Estimate) -> str:
+    return f", on each of {estimate.gpu_count} cards" if estimate.gpu_count > 1 else ""

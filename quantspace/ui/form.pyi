@@ -1,0 +1,145 @@
+"""The form: which model, on which card, for which workload. And how a link fills it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import gradio as gr
+
+from ..errors import UnknownGpu
+from ..estimation.calculator import KV_DTYPES
+from ..estimation.hardware import find_gpu, gpus
+from ..hub.catalogue import bundled_models
+from ..hub.demo import DEMO_ID
+from ..hub.presence import hub_reachable
+from ..settings import settings
+from .render import render
+
+# Small, open and able to chat: what a visitor with a network can load within a minute.
+SMALL_MODELS = ("Qwen/Qwen3-0.6B", "HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen2.5-0.5B-Instruct")
+WELL_KNOWN = ("google/gemma-3-4b-it", "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3-30B-A3B", "openai-community/gpt2")
+_CLICKS = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-model]');
+  if (button) trigger('click', {model: button.dataset.model});
+});
+"""
+# What Gradio, Spaces and sign-in put into a page's address; none of it is ours to complain about.
+_FOREIGN = frozenset({"__theme", "__sign", "__lang", "logs", "view", "oauth", "code", "state", "ref", "source"})
+
+
+@dataclass
+class Form:
+    """The form's components, in the order in which handlers take their values."""
+
+    model: gr.Dropdown
+    gpu: gr.Dropdown
+    context: gr.Number
+    batch: gr.Number
+    count: gr.Number
+    kv: gr.Dropdown
+
+    def inputs(self) -> list[Any]:
+        return [getattr(self, part.name) for part in fields(self)]
+
+
+@dataclass
+class Asked:
+    """What a link asks for: values by parameter, and what was not understood."""
+
+    values: dict[str, Any]
+    ignored: list[str] = field(default_factory=list)
+
+from gradio.events import Dependency
+
+class ModelChips(gr.HTML):
+    """Models to begin with; `.click` fires with `event.model`."""
+
+    def __init__(self) -> None:
+        super().__init__(js_on_load=_CLICKS, elem_id="model-chips")
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+def build_form() -> tuple[Form, ModelChips, gr.Button]:
+    """Lay the form out in the current Blocks."""
+    with gr.Row(elem_id="form-main"):
+        model = gr.Dropdown(
+            [DEMO_ID, *SMALL_MODELS, *(m for m in bundled_models() if m not in SMALL_MODELS)],
+            value=DEMO_ID,
+            label="Model",
+            info="An id on the Hub, or the link of its page",
+            allow_custom_value=True,
+            scale=3,
+            min_width=260,
+            elem_id="model",
+        )
+        gpu = gr.Dropdown(
+            [(f"{gpu.name} · {gpu.memory_label}", gpu.id) for gpu in gpus().values()],
+            value=settings().default_gpu,
+            label="GPU",
+            info="What it must fit into",
+            allow_custom_value=True,
+            scale=2,
+            min_width=220,
+            elem_id="gpu",
+        )
+    chips = ModelChips()
+    with gr.Row(elem_id="form-workload"):
+        context = gr.Number(
+            settings().default_context, label="Context", info="tokens", precision=0, min_width=100, elem_id="context"
+        )
+        batch = gr.Number(1, label="Batch", info="sequences at once", precision=0, min_width=90, elem_id="batch")
+        count = gr.Number(1, label="GPUs", info="1 to 8", precision=0, min_width=80, elem_id="count")
+        kv = gr.Dropdown(
+            list(KV_DTYPES), value="auto", label="Cache dtype", info="auto: the model's", min_width=120, elem_id="kv"
+        )
+        button = gr.Button("Estimate", variant="primary", min_width=120, elem_id="estimate")
+    return Form(model, gpu, context, batch, count, kv), chips, button
+
+
+def read_link(parameters: Mapping[str, str]) -> Asked:
+    """Values of the form from a page's query parameters; broken or unknown ones are ignored and named."""
+    asked = Asked({})
+    readers = {
+        "model": str.strip,
+        "gpu": lambda text: find_gpu(text).id,
+        "context": int,
+        "batch": int,
+        "count": int,
+        "kv": _known_kv,
+    }
+    for name, text in parameters.items():
+        if name in _FOREIGN:
+            continue
+        try:
+            asked.values[name] = readers[name](text)
+        except (KeyError, ValueError, UnknownGpu):
+            asked.ignored.append(name[:40])
+    return asked
+
+
+def opening_values(asked: Asked) -> list[Any]:
+    """The form's values when the page opens: the link's, else what can be loaded from here."""
+    first = SMALL_MODELS[0] if hub_reachable() else DEMO_ID
+    defaults = {"model": first, "gpu": settings().default_gpu, "context": settings().default_context}
+    defaults |= {"batch": 1, "count": 1, "kv": "auto"}
+    return list((defaults | asked.values).values())
+
+
+def chips_html() -> str:
+    """Models to begin with: real small ones first where there is a network, the demo where there is none."""
+    online = hub_reachable()
+    loadable = (*SMALL_MODELS, DEMO_ID) if online else (DEMO_ID,)
+    return render("chips", loadable=loadable, known=WELL_KNOWN, demo=DEMO_ID, online=online)
+
+
+def _known_kv(text: str) -> str:
+    if text not in KV_DTYPES:
+        raise ValueError(text)
+    return text

@@ -1,0 +1,211 @@
+"""The page: one flow from a model's name to a conversation with it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillWorking
+from typing import Any
+
+import gradio as gr
+
+from ..api import add_endpoints
+from ..errors import QuantSpaceError
+from ..estimation import builder
+from ..estimation.calculator import estimate
+from ..precision import PRECISIONS
+from ..runtime import gpu, session
+from ..runtime.job import Failed, Job, Loaded, Phase
+from .chat_view import Chat, asked, before, build_chat, opened, reply
+from .fit_table import FitTable, error_html, table_html, waiting_html
+from .form import Form, build_form, chips_html, opening_values, read_link
+from .progress import ProgressView, failed_html
+from .readout_view import readout_html
+from .render import render
+from .theme import CSS, HEAD, THEME
+
+TITLE = "QuantSpace: will this model fit my GPU?"
+PATIENCE = 0.15  # seconds before a page says that it is working
+_SCROLL_TO_RUN = "() => document.getElementById('run').scrollIntoView({behavior: 'smooth', block: 'start'})"
+
+_estimates = ThreadPoolExecutor(max_workers=8, thread_name_prefix="estimate")
+
+
+def build_page() -> gr.Blocks:
+    """The whole app, ready to launch."""
+    with gr.Blocks(title=TITLE, delete_cache=(3600, 3600)) as page:
+        gr.HTML(render("header"))
+        form, chips, button = build_form()
+        complaint = gr.HTML(elem_id="complaint")
+        table = FitTable()
+        with gr.Column(elem_id="run"):
+            progress = gr.HTML(elem_id="load-progress")
+            cancel = gr.Button("Cancel loading", visible=False, size="sm", elem_id="cancel")
+            with gr.Row(equal_height=False):
+                with gr.Column(min_width=320, scale=1):
+                    readout = gr.HTML(render("no_readout"), elem_id="readout")
+                chat = build_chat()
+        gr.HTML(render("footer"))
+        job = gr.State(None)
+
+        _wire_form(page, form, chips, button, table, complaint)
+        _wire_load(table, progress, cancel, readout, job, chat)
+        _wire_chat(chat, job)
+        add_endpoints()
+    return page
+
+
+def launch_options() -> dict[str, Any]:
+    """What `launch()` is told."""
+    return {
+        "theme": THEME,
+        "css": CSS,
+        "head": HEAD,
+        "ssr_mode": False,
+        "run_history": False,
+        "mcp_server": True,
+        "footer_links": ["api"],
+        "state_session_capacity": 500,
+    }
+
+
+def warm_up() -> None:
+    """Start what the first visitor would otherwise wait for, beside serving."""
+    builder.isolate()
+    threading.Thread(target=gpu.warm_up, daemon=True, name="warm-up").start()
+
+
+def _wire_form(
+    page: gr.Blocks, form: Form, chips: gr.HTML, button: gr.Button, table: FitTable, complaint: gr.HTML
+) -> None:
+    show = {
+        "fn": show_estimate,
+        "inputs": form.inputs(),
+        "outputs": [table, complaint],
+        "trigger_mode": "always_last",
+        "show_progress": "hidden",
+        "concurrency_limit": 16,
+        "api_visibility": "private",
+    }
+    gr.on([button.click, *(component.input for component in form.inputs())], **show)
+    chips.click(_chosen, None, form.model, show_progress="hidden", api_visibility="private").then(**show)
+    page.load(
+        _open, None, [*form.inputs(), chips, complaint], show_progress="hidden", api_visibility="private"
+    ).then(**show)
+
+
+def _wire_load(
+    table: FitTable, progress: gr.HTML, cancel: gr.Button, readout: gr.HTML, job: gr.State, chat: Chat
+) -> None:
+    outputs = [progress, cancel, readout, job, chat.bot, chat.box, chat.send]
+    table.click(None, js=_SCROLL_TO_RUN)
+    loading = table.click(
+        load_row,
+        None,
+        outputs,
+        show_progress="hidden",
+        concurrency_limit=4,
+        trigger_mode="once",
+        api_visibility="private",
+    )
+    cancel.click(
+        lambda: ("", gr.update(visible=False)),
+        None,
+        [progress, cancel],
+        cancels=[loading],
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+def _wire_chat(chat: Chat, job: gr.State) -> None:
+    streaming = {
+        "fn": reply,
+        "inputs": [chat.bot, job, *chat.settings],
+        "outputs": [chat.bot, chat.status],
+        "show_progress": "hidden",
+        "concurrency_limit": 8,
+        "api_visibility": "private",
+    }
+    quick = {"show_progress": "hidden", "api_visibility": "private"}
+    running = ({"fn": lambda: _stoppable(True)} | quick) | {"inputs": None, "outputs": [chat.send, chat.stop]}
+    idle = running | {"fn": lambda: _stoppable(False)}
+
+    answers = []
+    for start in (
+        gr.on([chat.box.submit, chat.send.click], asked, [chat.box, chat.bot], [chat.box, chat.bot], **quick),
+        chat.bot.example_select(_example, chat.bot, chat.bot, **quick),
+        chat.bot.retry(_retried, chat.bot, chat.bot, **quick),
+    ):
+        answer = start.then(**running).then(**streaming)
+        answer.then(**idle)
+        answers.append(answer)
+    chat.stop.click(**idle, cancels=answers)
+    chat.bot.undo(_undone, chat.bot, [chat.bot, chat.box], **quick)
+    chat.clear.click(lambda: ([], ""), None, [chat.bot, chat.status], cancels=answers, **quick).then(**idle)
+
+
+def show_estimate(
+    model: str, card: str, context: float, batch: float, count: float, kv: str
+) -> Iterator[tuple[Any, str]]:
+    """The table for the form's values; an error leaves the last table in place and says what is wrong."""
+    future = _estimates.submit(estimate, model, card, count, context, batch, kv)
+    try:
+        try:
+            found = future.result(timeout=PATIENCE)
+        except StillWorking:
+            yield waiting_html(str(model)[:80]), ""
+            found = future.result()
+        yield table_html(found), ""
+    except QuantSpaceError as error:
+        yield gr.skip(), error_html(error)
+
+
+def load_row(event: gr.EventData) -> Iterator[list[Any]]:
+    """Load the row whose button was pressed: progress, then the readout and an open chat."""
+    model, precision = str(event.model), str(event.precision)
+    label = PRECISIONS[precision].label if precision in PRECISIONS else precision
+    view = ProgressView(f"{model[:80]} · {label}")
+    job: Job | None = None
+    for step in session.load_model(model, precision, str(event.revision)):
+        if isinstance(step, Job):
+            job = step
+        elif isinstance(step, Phase):
+            yield _loading(view.html(step), gr.update(visible=True))
+        elif isinstance(step, Failed):
+            yield _loading(failed_html(step), gr.update(visible=False))
+        elif isinstance(step, Loaded):
+            html = readout_html(job, step.readout)
+            yield ["", gr.update(visible=False), html, job, *opened(job, step.readout.chat_template)]
+
+
+def _loading(progress: str, cancel: Any) -> list[Any]:
+    return [progress, cancel, *(gr.skip() for _ in range(5))]
+
+
+def _open(request: gr.Request) -> list[Any]:
+    link = read_link(dict(request.query_params))
+    ignored = render("ignored", names=link.ignored) if link.ignored else ""
+    return [*opening_values(link), chips_html(), ignored]
+
+
+def _chosen(event: gr.EventData) -> str:
+    return str(event.model)
+
+
+def _example(event: gr.SelectData, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*(history or []), {"role": "user", "content": event.value["text"]}]
+
+
+def _retried(event: gr.RetryData, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return before(history, event.index)
+
+
+def _undone(event: gr.UndoData, history: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Any]:
+    kept = before(history, event.index)
+    return kept[:-1], kept[-1]["content"][0]["text"] if kept else gr.skip()
+
+
+def _stoppable(running: bool) -> tuple[Any, Any]:
+    return gr.update(visible=not running), gr.update(visible=running)
