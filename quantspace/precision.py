@@ -108,13 +108,13 @@ _ROWS = (
     Precision("fp32", "FP32", 32, "cast", "float32", "Full precision: the reference, at twice the size of 16 bits."),
     Precision("bf16", "BF16", 16, "cast", "bfloat16", "How most models are published: FP32's range in half the bytes."),
     Precision("fp16", "FP16", 16, "cast", "float16", "16 bits for cards without native BF16, such as the T4."),
-    Precision("int8", "INT8", 8, "int8", "bfloat16", "LLM.int8: 8-bit linear layers, outliers in 16 bits; faithful, slower."),
+    Precision("int8", "INT8", 8, "int8", "bfloat16", "LLM.int8: 8-bit linear layers, outliers in 16 bits; slower."),
     Precision("nf4", "NF4", 4.5, "4bit", "bfloat16", "4-bit levels spaced as normally distributed weights are.", "nf4"),
     Precision(
         "nf4-dq", "NF4 + double quant", 4.127, "4bit", "bfloat16",
         "NF4 whose block scales are quantized again: the smallest here.", "nf4", True,
     ),
-    Precision("fp4", "FP4", 4.5, "4bit", "bfloat16", "4-bit floating point levels; NF4 is mostly more faithful.", "fp4"),
+    Precision("fp4", "FP4", 4.5, "4bit", "bfloat16", "4-bit floating point levels; NF4 is often more faithful.", "fp4"),
 )  # fmt: skip
 
 PRECISIONS: dict[str, Precision] = {row.id: row for row in _ROWS}

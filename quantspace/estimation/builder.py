@@ -23,6 +23,7 @@ from ..settings import settings
 from .inventory import Inventory
 
 BUILD_SECONDS = 60
+_SOURCE = "the model's own class, built on `meta` from"
 
 _pool: ProcessPool | None = None
 _in_process = threading.Lock()
@@ -43,13 +44,13 @@ def inventory_for(ref: ModelRef, token: str | None = None) -> Inventory:
         ModelUnavailable, ModelUnsupported: with the next step.
     """
     if ref.id == DEMO_ID:
-        return _inventory(_Request(demo_config(), ref.id, "main", None, "bundled demo model, class on meta"))
+        return _inventory(_Request(demo_config(), ref.id, "main", None, f"{_SOURCE} the demo's config.json"))
     entry = find_bundled(ref.id) if ref.revision == "main" else None
     if entry is not None:
-        return _inventory(_Request(entry.config, entry.id, "main", None, "bundled config, class on meta"))
+        return _inventory(_Request(entry.config, entry.id, "main", None, f"{_SOURCE} the bundled config.json"))
     facts = repo_facts(ref, token)
     config = fetch_config(facts, token)
-    return _inventory(_Request(config, ref.id, ref.revision, facts.sha, "Hub config, class on meta"))
+    return _inventory(_Request(config, ref.id, ref.revision, facts.sha, f"{_SOURCE} config.json on the Hub"))
 
 
 class _Request:

@@ -104,9 +104,7 @@ def estimate(
     count = _whole("gpu_count", gpu_count, settings().max_gpu_count, "cards")
     inventory = inventory_for(reference, token)
     rows = fit_table(inventory, card, count, workload)
-    return Estimate(
-        inventory, card, count, workload, tuple(rows), recommend(rows), _notes(inventory, workload)
-    )
+    return Estimate(inventory, card, count, workload, tuple(rows), recommend(rows), _notes(inventory, workload))
 
 
 def _notes(inventory: Inventory, workload: Workload) -> tuple[str, ...]:
@@ -114,8 +112,8 @@ def _notes(inventory: Inventory, workload: Workload) -> tuple[str, ...]:
     if made_for is not None and workload.context > made_for:
         return (
             *inventory.notes,
-            f"{workload.context:,} tokens are asked for, but this model was made for {made_for:,}: past that it "
-            "may fail or talk nonsense.",
+            f"This model was made for at most {made_for:,} tokens; the {workload.context:,} asked for are counted "
+            "all the same.",
         )
     return inventory.notes
 

@@ -110,8 +110,7 @@ class Gpu:
         """The device as JSON takes it, in the shape of `gpus.json`, and `context_bytes_or_default`."""
         data = asdict(self)
         data["space_flavors"] = {
-            flavor.name: {"usd_per_hour": flavor.usd_per_hour, "gpus": flavor.gpus}
-            for flavor in self.space_flavors
+            flavor.name: {"usd_per_hour": flavor.usd_per_hour, "gpus": flavor.gpus} for flavor in self.space_flavors
         }
         data["sources"] = list(self.sources)
         data["context_bytes_or_default"] = self.context_bytes_or_default

@@ -37,7 +37,7 @@ def inventory_from_config(
     *,
     revision: str = "main",
     sha: str | None = None,
-    source: str = "model class on meta",
+    source: str = "the model's own class, built on `meta`",
 ) -> Inventory:
     """Build the class of a `config.json` on `meta` and read every tensor from it.
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -21,8 +21,17 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from ..errors import HubUnreachable, ModelGated, ModelNotFound, ModelUnsupported, QuantSpaceError, shorten
+from ..errors import (
+    HubUnreachable,
+    ModelGated,
+    ModelNotFound,
+    ModelUnavailable,
+    ModelUnsupported,
+    QuantSpaceError,
+    shorten,
+)
 from ..settings import settings
 from ..units import gb
 from .reference import ModelRef
@@ -74,20 +83,19 @@ def fetch_config(facts: RepoFacts, token: str | None = None) -> dict[str, Any]:
             f"The config.json of {facts.ref.id} has {gb(size)}; at most {gb(settings().max_config_bytes)} are read.",
             "Check the repository: a config is a few kB.",
         )
-    with hub_errors(facts.ref):
-        path = hf_hub_download(
-            facts.ref.id, "config.json", revision=facts.sha, token=token, etag_timeout=settings().hub_timeout
-        )
-    return _parsed(path, facts.ref)
+    with hub_errors(facts.ref):  # not hf_hub_download, which retries for 23 s while somebody waits
+        url = hf_hub_url(facts.ref.id, "config.json", revision=facts.sha)
+        answer = get_session().get(url, headers=build_hf_headers(token=token), timeout=settings().hub_timeout)
+        hf_raise_for_status(answer)
+    return _parsed(answer.content, facts.ref)
 
 
-def _parsed(path: str, ref: ModelRef) -> dict[str, Any]:
+def _parsed(text: bytes, ref: ModelRef) -> dict[str, Any]:
     broken = ModelUnsupported(
         f"The config.json of {ref.id} is not a JSON object.", "The repository may be broken; try another revision."
     )
     try:
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
+        config = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise broken from error
     if not isinstance(config, dict):
@@ -127,10 +135,20 @@ def hub_errors(ref: ModelRef) -> Iterator[None]:
         raise _refused(ref, error) from error
     except (HTTPError, OSError, TimeoutError) as error:
         raise _unreachable(ref, error) from error
+    except (ValueError, TypeError) as error:  # an answer that is not the JSON the client expects: a proxy's page
+        raise HubUnreachable(
+            f"What answers at {constants.ENDPOINT} for {ref.id} does not speak as the Hub does.",
+            "Check the network: a proxy or a sign-in page may stand between; then try again.",
+        ) from error
 
 
-def _refused(ref: ModelRef, error: HfHubHTTPError) -> HubUnreachable:
+def _refused(ref: ModelRef, error: HfHubHTTPError) -> ModelUnavailable:
     status = error.response.status_code if error.response is not None else "no status"
+    if status in (401, 403):
+        return ModelUnavailable(
+            f"The Hub refuses the token that came with the request for {ref.id} ({status}).",
+            "Log in again, or unset HF_TOKEN: a public model needs none.",
+        )
     if status == 429:
         return HubUnreachable("The Hub limits requests from here (429).", "Wait a minute and try again, or log in.")
     return HubUnreachable(
@@ -141,7 +159,6 @@ def _refused(ref: ModelRef, error: HfHubHTTPError) -> HubUnreachable:
 
 def _unreachable(ref: ModelRef, error: BaseException) -> HubUnreachable:
     return HubUnreachable(
-        f"{ref.id} is not bundled with this app, and {constants.ENDPOINT} can't be reached "
-        f"({type(error).__name__}).",
-        "Check the network and try again, or pick one of the bundled models from the list.",
+        f"{constants.ENDPOINT} can't be reached for {ref.id} ({type(error).__name__}).",
+        "Check the network and try again. Without it, bundled models can be estimated and the demo model loaded.",
     )

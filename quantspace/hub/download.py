@@ -14,14 +14,15 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.utils import tqdm as hub_tqdm
 
-from ..errors import LoadFailed
+from ..errors import LoadFailed, shorten
 from ..settings import settings
 from ..units import gb
 from .client import RepoFacts, hub_errors
 
-WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
+WHOLE, SHARDS, INDEX = "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"
+WEIGHTS = (WHOLE, SHARDS)
 BESIDE_WEIGHTS = (
-    "config.json", "generation_config.json", "model.safetensors.index.json",
+    "config.json", "generation_config.json", INDEX,
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json",
     "chat_template.json", "chat_template.jinja", "preprocessor_config.json", "processor_config.json",
@@ -49,6 +50,8 @@ def needed_files(facts: RepoFacts) -> dict[str, int]:
     """
     patterns = (*WEIGHTS, *BESIDE_WEIGHTS)
     files = {path: size for path, size in facts.files.items() if any(fnmatch(path, p) for p in patterns)}
+    if WHOLE in files:  # transformers reads it alone, whatever shards lie beside it
+        files = {path: size for path, size in files.items() if not fnmatch(path, SHARDS) and path != INDEX}
     if not any(fnmatch(path, pattern) for path in files for pattern in WEIGHTS):
         raise LoadFailed(
             f"{facts.ref.id} holds no safetensors weights in the transformers layout.",
@@ -66,7 +69,7 @@ def needed_files(facts: RepoFacts) -> dict[str, int]:
 def download(facts: RepoFacts, token: str | None = None) -> Iterator[Downloaded | Path]:
     """Fetch what a load needs into the Hub's cache: yields progress, and the folder last.
 
-    Closing the iterator stops the transfer; what has arrived is kept for the next try.
+    Closing the iterator stops the transfer; files that have arrived whole are kept for the next try.
     """
     files = needed_files(facts)
     total = sum(files.values())
@@ -81,6 +84,11 @@ def download(facts: RepoFacts, token: str | None = None) -> Iterator[Downloaded 
                 result = results.get(timeout=REPORT_EVERY)
             except queue.Empty:
                 continue
+            if type(result) is OSError:  # of the files themselves; what the network does has a type of its own
+                raise LoadFailed(
+                    f"The files of {facts.ref.id} did not arrive whole: {shorten(str(result), 160)}",
+                    "Try again; if it stays so, see whether the disk of the Hub's cache is full.",
+                ) from result
             if isinstance(result, BaseException):
                 with hub_errors(facts.ref):
                     raise result

@@ -59,9 +59,13 @@ def _endpoint_hosts() -> set[str]:
 
 
 def _from_link(text: str, revision: str) -> ModelRef:
-    link = urlsplit(text if "://" in text else f"https://{text}")
+    elsewhere = BadModelId(f"{shorten(text)} is not a page of the Hugging Face Hub.", _EXAMPLE)
+    try:
+        link = urlsplit(text if "://" in text else f"https://{text}")
+    except ValueError as error:  # brackets that hold no address
+        raise elsewhere from error
     if link.netloc.lower() not in _HUB_HOSTS | _endpoint_hosts():
-        raise BadModelId(f"{shorten(text)} is not a page of the Hugging Face Hub.", _EXAMPLE)
+        raise elsewhere
     parts = [unquote(part) for part in link.path.split("/") if part]
     if parts and parts[0] in _OTHER_KINDS:
         raise BadModelId(f"{shorten(text)} is a page of {parts[0]}, not of a model.", _EXAMPLE)
@@ -71,7 +75,8 @@ def _from_link(text: str, revision: str) -> ModelRef:
     if page not in (1, 2):
         raise BadModelId(f"{shorten(text)} is on the Hub, but not the page of one model.", _EXAMPLE)
     if page + 1 < len(parts) and parts[page] in _WITH_REVISION:
-        revision = parts[page + 1]
+        named = parts[page + 1 :]
+        revision = "/".join(named[:3]) if named[0] == "refs" else named[0]  # refs/pr/1
     return _checked("/".join(parts[:page]), revision, text)
 
 

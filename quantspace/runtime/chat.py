@@ -130,11 +130,11 @@ class _Run:
         ended = False
         while not ended:
             piece, ended = self._collect()
-            yield Text(piece)
+            yield Text(piece, self.stats("running"))
         if self.error is not None:
             raise self.error
 
-    def stats(self) -> Stats:
+    def stats(self, ended: Any = None) -> Stats:
         streamer = self.streamer
         spent = streamer.last_at - streamer.first_at
         return Stats(
@@ -142,7 +142,7 @@ class _Run:
             new_tokens=streamer.tokens,
             first_token_s=streamer.first_at - self.started if streamer.tokens else None,
             tokens_per_s=(streamer.tokens - 1) / spent if streamer.tokens > 1 and spent > 0 else None,
-            ended=self._ending(),
+            ended=ended or self._ending(),
             dropped_turns=self.prompt.dropped,
         )
 

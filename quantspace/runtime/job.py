@@ -91,18 +91,11 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """A piece of the answer."""
-
-    piece: str
-
-
-@dataclass(frozen=True, slots=True)
 class Stats:
     """Of one answer. `tokens_per_s` counts from the first token on; `None` when there is but one.
 
     Attributes:
-        ended: `eos` (the model ended it), `length` (max new tokens), `stopped` (the reader did).
+        ended: `eos` (the model ended it), `length` (max new tokens), `stopped` (the reader did), or `running`.
         dropped_turns: oldest messages left out, because the conversation outgrew the context.
     """
 
@@ -110,8 +103,16 @@ class Stats:
     new_tokens: int
     first_token_s: float | None
     tokens_per_s: float | None
-    ended: Literal["eos", "length", "stopped"]
+    ended: Literal["running", "eos", "length", "stopped"]
     dropped_turns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of the answer, with the statistics so far: a stopped answer ends without a last word."""
+
+    piece: str
+    so_far: Stats
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,7 @@ from . import gpu
 from .job import Event, Failed, Job, Message, Phase, Sampling
 
 
-def load_model(
-    model: str, precision: str, revision: str = "main", token: str | None = None
-) -> Iterator[Event | Job]:
+def load_model(model: str, precision: str, revision: str = "main", token: str | None = None) -> Iterator[Event | Job]:
     """Resolve, download and load a variant. Yields events, and the `Job` that later chats reuse.
 
     Errors come as a `Failed` event.

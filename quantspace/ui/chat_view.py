@@ -23,6 +23,8 @@ DEMO_QUESTIONS = (
     "What does double quantization do?",
     "Why does a long context cost memory?",
 )
+_STATS_BEGIN = "\n\n<small class='qs-stats'>"
+_STATS_END = "</small>"  # left open while an answer streams
 _ENDINGS = {"length": "cut at max new tokens", "stopped": "stopped"}
 
 
@@ -53,7 +55,7 @@ def build_chat() -> Chat:
             layout="bubble",
             group_consecutive_messages=False,
         )
-        status = gr.HTML(elem_id="chat-status")
+        status = gr.HTML(apply_default_css=False, elem_id="chat-status")
         with gr.Row(elem_id="chat-entry"):
             box = gr.Textbox(
                 show_label=False,
@@ -78,15 +80,16 @@ def _build_settings() -> list[Any]:
     with gr.Accordion("Settings of the answer", open=False, elem_id="chat-settings"):
         system = gr.Textbox(label="System prompt", lines=2, placeholder="None", elem_id="system")
         with gr.Row():
-            greedy = gr.Checkbox(True, label="Greedy", info="always the likeliest token", min_width=120)
-            temperature = gr.Slider(0.05, 2, 0.7, step=0.05, label="Temperature", interactive=False, min_width=140)
-            top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label="Top-p", interactive=False, min_width=140)
+            greedy = gr.Checkbox(True, label="Greedy", info="always the likeliest token", min_width=200)
             length = gr.Slider(
-                1, settings().max_new_tokens, 256, step=1, label="Max new tokens", min_width=140, elem_id="max-new"
+                1, settings().max_new_tokens, 256, step=1, label="Max new tokens", min_width=200, elem_id="max-new"
             )
-    greedy.input(
-        lambda on: [gr.update(interactive=not on)] * 2, greedy, [temperature, top_p], api_visibility="private"
-    )
+        with gr.Row():
+            temperature = gr.Slider(
+                0.05, 2, 0.7, step=0.05, label="Temperature", interactive=False, min_width=200, elem_id="temperature"
+            )
+            top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label="Top-p", interactive=False, min_width=200)
+    greedy.input(lambda on: [gr.update(interactive=not on)] * 2, greedy, [temperature, top_p], api_visibility="private")
     return [system, temperature, top_p, length, greedy]
 
 
@@ -138,7 +141,7 @@ def reply(
         if isinstance(event, Text):
             answer += event.piece
             if answer:
-                yield [*history, {"role": "assistant", "content": answer}], ""
+                yield [*history, {"role": "assistant", "content": _with_stats(answer, event.so_far)}], ""
         elif isinstance(event, Stats):
             yield [*history, {"role": "assistant", "content": _with_stats(answer, event)}], ""
         elif isinstance(event, Failed):
@@ -149,19 +152,33 @@ def reply(
             yield gr.skip(), view.html(event)
 
 
+def stopped(history: History) -> History:
+    """Mark the answer that was being streamed as stopped."""
+    if not history or history[-1]["role"] != "assistant":
+        return history
+    text = _text(history[-1]["content"])
+    if _STATS_BEGIN not in text or text.endswith(_STATS_END):
+        return history
+    return [*history[:-1], {"role": "assistant", "content": text.removesuffix("…") + " · stopped" + _STATS_END}]
+
+
 def _messages(history: History, system: str) -> list[Message]:
     messages = [Message("system", system.strip())] if system and system.strip() else []
-    return [*messages, *(Message(turn["role"], _said(turn["content"])) for turn in history)]
+    return [*messages, *(Message(turn["role"], said(turn["content"])) for turn in history)]
 
 
-def _said(content: Any) -> str:
-    """The words of a message: its first block of text; a second one holds the statistics."""
+def said(content: Any) -> str:
+    """The words of a message, without the statistics beneath an answer."""
+    return _text(content).partition(_STATS_BEGIN)[0]
+
+
+def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
-    return next((block["text"] for block in content if isinstance(block, dict) and "text" in block), "")
+    return "".join(block.get("text", "") for block in content if isinstance(block, dict))
 
 
-def _with_stats(answer: str, stats: Stats) -> list[dict[str, str]]:
+def _with_stats(answer: str, stats: Stats) -> str:
     parts = [f"{stats.new_tokens} tokens"]
     if stats.tokens_per_s is not None:
         parts.append(f"{stats.tokens_per_s:.1f} tokens/s")
@@ -172,7 +189,5 @@ def _with_stats(answer: str, stats: Stats) -> list[dict[str, str]]:
         parts.append(_ENDINGS[stats.ended])
     if stats.dropped_turns:
         parts.append(f"the oldest {stats.dropped_turns} messages no longer fit the context and were left out")
-    return [
-        {"type": "text", "text": answer or "(no words)"},
-        {"type": "text", "text": f"<small class='qs-stats'>{' · '.join(parts)}</small>"},
-    ]
+    end = "…" if stats.ended == "running" else _STATS_END
+    return f"{answer or '(no words)'}{_STATS_BEGIN}{' · '.join(parts)}{end}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
 
@@ -26,11 +25,9 @@ element.addEventListener('click', (event) => {
 """
 
 
-class FitTable(gr.HTML):
-    """Shows an estimate; `.click` fires with its model, revision and precision when a row's *Load* is pressed."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(js_on_load=_CLICKS, elem_id="fit-table", **kwargs)
+def build_fit_table() -> gr.HTML:
+    """The table's place; its `.click` fires with model, revision and precision when a row's *Load* is pressed."""
+    return gr.HTML(apply_default_css=False, js_on_load=_CLICKS, elem_id="fit-table")
 
 
 @dataclass(frozen=True)

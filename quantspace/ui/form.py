@@ -53,15 +53,11 @@ class Asked:
     ignored: list[str] = field(default_factory=list)
 
 
-class ModelChips(gr.HTML):
-    """Models to begin with; `.click` fires with `event.model`."""
+def build_form() -> tuple[Form, gr.HTML, gr.Button]:
+    """Lay the form out in the current Blocks: its fields, models to begin with, and the button.
 
-    def __init__(self) -> None:
-        super().__init__(js_on_load=_CLICKS, elem_id="model-chips")
-
-
-def build_form() -> tuple[Form, ModelChips, gr.Button]:
-    """Lay the form out in the current Blocks."""
+    A click on one of the models fires the `.click` of the second with `event.model`.
+    """
     with gr.Row(elem_id="form-main"):
         model = gr.Dropdown(
             [DEMO_ID, *SMALL_MODELS, *(m for m in bundled_models() if m not in SMALL_MODELS)],
@@ -83,7 +79,7 @@ def build_form() -> tuple[Form, ModelChips, gr.Button]:
             min_width=220,
             elem_id="gpu",
         )
-    chips = ModelChips()
+    chips = gr.HTML(apply_default_css=False, js_on_load=_CLICKS, elem_id="model-chips")
     with gr.Row(elem_id="form-workload"):
         context = gr.Number(
             settings().default_context, label="Context", info="tokens", precision=0, min_width=100, elem_id="context"

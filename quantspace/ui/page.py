@@ -17,8 +17,8 @@ from ..estimation.calculator import estimate
 from ..precision import PRECISIONS
 from ..runtime import gpu, session
 from ..runtime.job import Failed, Job, Loaded, Phase
-from .chat_view import Chat, asked, before, build_chat, opened, reply
-from .fit_table import FitTable, error_html, table_html, waiting_html
+from .chat_view import Chat, asked, before, build_chat, opened, reply, said, stopped
+from .fit_table import build_fit_table, error_html, table_html, waiting_html
 from .form import Form, build_form, chips_html, opening_values, read_link
 from .progress import ProgressView, failed_html
 from .readout_view import readout_html
@@ -35,21 +35,22 @@ _estimates = ThreadPoolExecutor(max_workers=8, thread_name_prefix="estimate")
 def build_page() -> gr.Blocks:
     """The whole app, ready to launch."""
     with gr.Blocks(title=TITLE, delete_cache=(3600, 3600)) as page:
-        gr.HTML(render("header"))
+        gr.HTML(render("header"), apply_default_css=False)
         form, chips, button = build_form()
-        complaint = gr.HTML(elem_id="complaint")
-        table = FitTable()
+        link_note = gr.HTML(apply_default_css=False, elem_id="link-note")
+        complaint = gr.HTML(apply_default_css=False, elem_id="complaint")
+        table = build_fit_table()
         with gr.Column(elem_id="run"):
-            progress = gr.HTML(elem_id="load-progress")
+            progress = gr.HTML(apply_default_css=False, elem_id="load-progress")
             cancel = gr.Button("Cancel loading", visible=False, size="sm", elem_id="cancel")
             with gr.Row(equal_height=False):
                 with gr.Column(min_width=320, scale=1):
-                    readout = gr.HTML(render("no_readout"), elem_id="readout")
+                    readout = gr.HTML(render("no_readout"), apply_default_css=False, elem_id="readout")
                 chat = build_chat()
-        gr.HTML(render("footer"))
+        gr.HTML(render("footer"), apply_default_css=False)
         job = gr.State(None)
 
-        _wire_form(page, form, chips, button, table, complaint)
+        _wire_form(page, form, chips, button, table, complaint, link_note)
         _wire_load(table, progress, cancel, readout, job, chat)
         _wire_chat(chat, job)
         add_endpoints()
@@ -77,7 +78,13 @@ def warm_up() -> None:
 
 
 def _wire_form(
-    page: gr.Blocks, form: Form, chips: gr.HTML, button: gr.Button, table: FitTable, complaint: gr.HTML
+    page: gr.Blocks,
+    form: Form,
+    chips: gr.HTML,
+    button: gr.Button,
+    table: gr.HTML,
+    complaint: gr.HTML,
+    link_note: gr.HTML,
 ) -> None:
     show = {
         "fn": show_estimate,
@@ -90,13 +97,13 @@ def _wire_form(
     }
     gr.on([button.click, *(component.input for component in form.inputs())], **show)
     chips.click(_chosen, None, form.model, show_progress="hidden", api_visibility="private").then(**show)
-    page.load(
-        _open, None, [*form.inputs(), chips, complaint], show_progress="hidden", api_visibility="private"
-    ).then(**show)
+    page.load(_open, None, [*form.inputs(), chips, link_note], show_progress="hidden", api_visibility="private").then(
+        **show
+    )
 
 
 def _wire_load(
-    table: FitTable, progress: gr.HTML, cancel: gr.Button, readout: gr.HTML, job: gr.State, chat: Chat
+    table: gr.HTML, progress: gr.HTML, cancel: gr.Button, readout: gr.HTML, job: gr.State, chat: Chat
 ) -> None:
     outputs = [progress, cancel, readout, job, chat.bot, chat.box, chat.send]
     table.click(None, js=_SCROLL_TO_RUN)
@@ -141,7 +148,7 @@ def _wire_chat(chat: Chat, job: gr.State) -> None:
         answer = start.then(**running).then(**streaming)
         answer.then(**idle)
         answers.append(answer)
-    chat.stop.click(**idle, cancels=answers)
+    chat.stop.click(stopped, chat.bot, chat.bot, cancels=answers, **quick).then(**idle)
     chat.bot.undo(_undone, chat.bot, [chat.bot, chat.box], **quick)
     chat.clear.click(lambda: ([], ""), None, [chat.bot, chat.status], cancels=answers, **quick).then(**idle)
 
@@ -204,7 +211,7 @@ def _retried(event: gr.RetryData, history: list[dict[str, Any]]) -> list[dict[st
 
 def _undone(event: gr.UndoData, history: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Any]:
     kept = before(history, event.index)
-    return kept[:-1], kept[-1]["content"][0]["text"] if kept else gr.skip()
+    return kept[:-1], said(kept[-1]["content"]) if kept else gr.skip()
 
 
 def _stoppable(running: bool) -> tuple[Any, Any]:

@@ -1,0 +1,171 @@
+"""The whole way in a real browser, with no network: estimate, load, read, chat, stop, load another."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import ARTIFACTS
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("app")]
+
+LOAD_MS = 60_000
+DEMO = "quantspace/demo"
+
+
+@pytest.fixture
+def opened(page: Page, offline_app) -> Page:
+    page.goto(offline_app)
+    expect(page.locator(".qs-row")).to_have_count(7, timeout=LOAD_MS)
+    return page
+
+
+def choose(page: Page, model: str) -> None:
+    box = page.locator("#model input")
+    box.fill(model)
+    box.press("Enter")
+
+
+def load(page: Page, precision: str) -> None:
+    page.click(f"#fit-table button[data-precision='{precision}']")
+    expect(page.locator(f".qs-readout[data-precision='{precision}']")).to_be_visible(timeout=LOAD_MS)
+
+
+def ask(page: Page, text: str) -> None:
+    page.locator("#message textarea").fill(text)
+    page.locator("#message textarea").press("Enter")
+
+
+def last_answer(page: Page):
+    return page.locator("#chatbot .message.bot").last
+
+
+def test_the_page_opens_with_the_demo_and_says_what_it_is(opened):
+    expect(opened.locator(".qs-fit .qs-model")).to_have_text(DEMO)
+    expect(opened.locator(".qs-offline")).to_contain_text("small")
+    expect(opened.locator(".qs-offline")).to_contain_text("one subject")
+
+
+def test_from_estimate_to_chat_and_on_to_another_precision(opened):
+    load(opened, "nf4-dq")
+    expect(opened.locator(".qs-off")).to_have_text(["0 B off", "0 B off"])
+    expect(opened.locator(".qs-layers")).to_contain_text("uint8 (nf4)")
+    expect(opened.locator(".qs-layers")).to_contain_text("bfloat16")
+
+    ask(opened, "What is NF4?")
+    expect(last_answer(opened)).to_contain_text("tokens/s", timeout=LOAD_MS)
+    expect(last_answer(opened)).to_contain_text("4-bit")
+    measured = re.compile(r"\d+ tokens · [\d.]+ tokens/s · first token after [\d.]+ s")
+    expect(last_answer(opened)).to_contain_text(measured)
+
+    load(opened, "bf16")
+    expect(opened.locator(".qs-off")).to_have_text(["0 B off", "0 B off"])
+    expect(opened.locator(".qs-layers")).not_to_contain_text("uint8")
+    expect(opened.locator("#chatbot .message.user")).to_have_count(1)  # the conversation is still there
+
+    ask(opened, "What is quantization?")
+    expect(opened.locator("#chatbot .message.bot")).to_have_count(2, timeout=LOAD_MS)
+    expect(last_answer(opened)).to_contain_text("first token after", timeout=LOAD_MS)
+
+
+def test_stop_ends_a_long_answer(opened):
+    load(opened, "fp32")
+    opened.locator("#chat-settings").click()
+    opened.locator("#max-new input[type=number]").fill("2000")
+    opened.get_by_label("Greedy").uncheck()
+    opened.locator("#temperature input[type=number]").fill("2")
+    ask(opened, "Explain everything that takes memory, step by step.")
+    expect(last_answer(opened)).to_contain_text("tokens", timeout=LOAD_MS)
+    opened.click("#stop button, button#stop")
+
+    expect(last_answer(opened)).to_contain_text("stopped", timeout=5000)
+    words = last_answer(opened).inner_text()
+    opened.wait_for_timeout(1000)
+    assert last_answer(opened).inner_text() == words
+
+    ask(opened, "What is NF4?")
+    expect(opened.locator("#chatbot .message.bot")).to_have_count(2, timeout=LOAD_MS)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("   ", "No model was named"),
+        ("../../etc/passwd", "not a model id"),
+        ("https://example.com/some/model", "not a page of the Hugging Face Hub"),
+        ("a" * 10_000, "10,000 characters"),
+        ("nobody/nothing-is-here", "can't be reached"),
+        ("<img src=x onerror=alert(1)>", "not a model id"),
+    ],
+    ids=["blank", "path", "elsewhere", "long", "missing", "markup"],
+)
+def test_a_bad_model_id_gets_a_sentence_and_the_page_goes_on(opened, model, words):
+    choose(opened, model)
+    expect(opened.locator("#complaint .qs-error")).to_contain_text(words, timeout=15_000)
+    expect(opened.locator(".qs-row")).to_have_count(7)  # the last table is still there
+
+    choose(opened, "https://huggingface.co/google/gemma-3-4b-it")
+    expect(opened.locator(".qs-fit .qs-model")).to_have_text("google/gemma-3-4b-it", timeout=LOAD_MS)
+    expect(opened.locator("#complaint .qs-error")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("#context input", "-1", "Context is -1"),
+        ("#context input", "0", "Context is 0"),
+        ("#context input", "1000000000", "1,000,000,000"),
+        ("#context input", "", "Context is missing"),
+        ("#batch input", "0", "Batch is 0"),
+        ("#gpu input", "voodoo2", "voodoo2"),
+    ],
+)
+def test_a_bad_number_or_gpu_gets_a_sentence(opened, field, value, words):
+    box = opened.locator(field)
+    box.fill(value)
+    box.press("Enter")
+    expect(opened.locator("#complaint .qs-error")).to_contain_text(words, timeout=15_000)
+    expect(opened.locator(".qs-row")).to_have_count(7)
+
+
+def test_a_gated_model_is_estimated_and_its_fp32_row_says_why_not(opened):
+    opened.click("button[data-model='google/gemma-3-4b-it']")
+    row = opened.locator("[data-row='fp32']")
+    expect(row).to_contain_text("Does not fit", timeout=LOAD_MS)
+    expect(row).to_contain_text("17.20 GB")
+    row.locator("summary").click()
+    expect(row).to_contain_text("17,200,352,708 B")
+
+
+def test_loading_what_cannot_be_fetched_says_so(opened):
+    opened.click("button[data-model='openai-community/gpt2']")
+    expect(opened.locator(".qs-fit .qs-model")).to_have_text("openai-community/gpt2", timeout=LOAD_MS)
+    opened.click("#fit-table button[data-precision='bf16']")
+    expect(opened.locator("#load-progress .qs-error")).to_contain_text("can't be reached", timeout=LOAD_MS)
+    opened.click(f"button[data-model='{DEMO}']")
+    expect(opened.locator(".qs-fit .qs-model")).to_have_text(DEMO, timeout=LOAD_MS)
+    load(opened, "int8")
+
+
+def test_a_link_fills_the_form(page, offline_app):
+    page.goto(f"{offline_app}/?model=google/gemma-3-4b-it&gpu=l4&context=4096&batch=2&colour=red")
+    expect(page.locator(".qs-fit")).to_contain_text("NVIDIA L4", timeout=LOAD_MS)
+    expect(page.locator(".qs-fit")).to_contain_text("4,096 tokens × 2")
+    expect(page.locator("#link-note")).to_contain_text("colour")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (360, "dark"), (1440, "dark")])
+def test_the_page_fits_its_window(browser, offline_app, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(f"{offline_app}/?model=google/gemma-3-4b-it&__theme={scheme}")
+    expect(page.locator(".qs-row")).to_have_count(7, timeout=LOAD_MS)
+    ARTIFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=ARTIFACTS / f"window-{width}-{scheme}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    choose(page, DEMO)
+    expect(page.locator(".qs-fit .qs-model")).to_have_text(DEMO, timeout=LOAD_MS)
+    load(page, "nf4-dq")
+    page.screenshot(path=ARTIFACTS / f"window-{width}-{scheme}-loaded.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    context.close()
