@@ -7,10 +7,10 @@ from .inventory import CacheLayer, Inventory
 
 
 def cache_bytes(inventory: Inventory, context: int, batch: int, dtype: str) -> int:
-    """Bytes of the cache once `context` tokens of `batch` sequences are in it.
+    """Bytes that the cache's storages hold once `context` tokens of `batch` sequences are in it.
 
-    A layer with a sliding window W keeps W − 1 tokens between steps
-    (`transformers/cache_utils.py`, `DynamicSlidingWindowLayer.update`).
+    A layer with a sliding window W needs W − 1 tokens between steps, but holds W: what it keeps is a view
+    of the step's W (`transformers/cache_utils.py`, `DynamicSlidingWindowLayer.update`).
     """
     return batch * sum(_layer_bytes(layer, context, DTYPE_BYTES[dtype]) for layer in inventory.cache)
 
@@ -25,8 +25,13 @@ def pinned_prompt_bytes(inventory: Inventory, context: int, batch: int, dtype: s
     return batch * unwindowed - cache_bytes(inventory, context, batch, dtype)
 
 
+def tokens_held(layer: CacheLayer, context: int) -> int:
+    """Tokens of a sequence whose keys and values a layer holds while decoding."""
+    return min(context, layer.window) if layer.window else context
+
+
 def _layer_bytes(layer: CacheLayer, context: int, element: int, windowed: bool = True) -> int:
-    tokens = min(context, layer.window - 1) if windowed and layer.window else context
+    tokens = tokens_held(layer, context) if windowed else context
     a_token = layer.token_elements * element + layer.token_bytes
     state = layer.state_elements * element + layer.state_bytes
     return layer.count * (tokens * a_token + state)

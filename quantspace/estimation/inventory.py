@@ -61,7 +61,7 @@ class CacheLayer:
 
     Attributes:
         kind: name of transformers' cache layer class.
-        window: most tokens kept; `None` when all are.
+        window: most tokens held; `None` when all are.
         token_elements: elements a token (keys and values, or a latent).
         token_bytes: bytes a token that don't follow the cache's dtype.
         state_elements: elements that don't grow (a convolution's state).

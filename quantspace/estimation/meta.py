@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ModelUnsupported, shorten
 from ..precision import PRECISIONS
 from .architecture import model_class, parse_config, prequantized_method
-from .inventory import ActivationShape, Inventory, Role, TensorSpec
-from .meta_cache import cache_from_config, measured_cache
+from .inventory import ActivationShape, CacheLayer, Inventory, Role, TensorSpec
+from .meta_cache import cache_from_config, grows_straight, measured_cache
 
 if TYPE_CHECKING:
     import torch
@@ -60,8 +60,8 @@ def inventory_from_config(
             f"transformers could not build {cls.__name__} from this config.json: {shorten(str(error), 160)}",
             "The file may be broken or written for another version of transformers; try another revision.",
         ) from error
-    cache, cache_exact = _read_cache(parsed, model)
-    notes = [] if cache_exact else ["The cache follows config.json: the class could not run without data."]
+    cache, doubt = _read_cache(parsed, model)
+    notes = [doubt] if doubt else []
     prequantized = prequantized_method(config)
     if prequantized:
         notes.append(f"This checkpoint is stored as {prequantized}; rows show the model as if it were not.")
@@ -74,7 +74,7 @@ def inventory_from_config(
         cache=cache,
         activations=_activation_shape(parsed, tensors),
         source=source,
-        cache_exact=cache_exact,
+        cache_exact=doubt is None,
         max_context=_max_context(parsed),
         prequantized=prequantized,
         notes=tuple(notes),
@@ -201,13 +201,16 @@ def _role(name: str, tensor: torch.Tensor, owner: torch.nn.Module, head: torch.n
     return "norm" if "norm" in type(owner).__name__.lower() else "other"
 
 
-def _read_cache(config: PreTrainedConfig, model: PreTrainedModel) -> tuple[tuple[Any, ...], bool]:
+def _read_cache(config: PreTrainedConfig, model: PreTrainedModel) -> tuple[tuple[CacheLayer, ...], str | None]:
+    """The cache's layers, and why they may be off, if they may."""
     try:
-        return measured_cache(model), True
+        cache = measured_cache(model)
+        uneven = "The cache of this architecture grows in steps: its size is extrapolated from a short prompt."
+        return cache, None if grows_straight(cache) else uneven
     except Exception as error:  # a seam: some classes read values of tensors, which `meta` has not
         log.info("cache of %s follows its config: %s", type(model).__name__, shorten(str(error)))
     try:
-        return cache_from_config(config), False
+        return cache_from_config(config), "The cache follows config.json: the class could not run without data."
     except AttributeError as error:
         raise ModelUnsupported(
             f"How the cache of {type(model).__name__} grows could not be found: {shorten(str(error), 160)}",

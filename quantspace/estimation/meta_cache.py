@@ -20,6 +20,24 @@ if TYPE_CHECKING:
 _PROMPT = 8  # tokens of the first pass: any small number, below every real window
 
 
+# Layers whose size is a straight line in tokens, up to a window. Others compress or index in steps.
+_STRAIGHT = frozenset(
+    {
+        "DynamicLayer",
+        "DynamicSlidingWindowLayer",
+        "DynamicIndexedLayer",
+        "LinearAttentionLayer",
+        "LinearAttentionAndFullAttentionLayer",
+        "LinearAttentionAndSlidingWindowAttentionLayer",
+    }
+)
+
+
+def grows_straight(cache: tuple[CacheLayer, ...]) -> bool:
+    """Whether two short passes tell a cache's size at any length."""
+    return all(layer.kind in _STRAIGHT for layer in cache)
+
+
 def measured_cache(model: PreTrainedModel) -> tuple[CacheLayer, ...]:
     """Cache layers of a model on `meta`, like ones counted together.
 

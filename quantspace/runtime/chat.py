@@ -52,7 +52,10 @@ def _prompt(loaded: LoadedModel, messages: Sequence[Message], sampling: Sampling
     limit = loaded.readout.max_context or 10**9
     turns = [message for message in messages if message.role != "system"]
     system = [message for message in messages if message.role == "system" and message.content.strip()]
-    for dropped in range(0, len(turns), 2):
+    if not turns:
+        raise ChatFailed("There is no message to answer.", "Send one.")
+    # A question that got no answer leaves two user turns in a row: what is left begins with a question.
+    for dropped in (i for i, turn in enumerate(turns) if i == 0 or turn.role == "user"):
         inputs = _encode(loaded, system, turns[dropped:])
         length = inputs["input_ids"].shape[1]
         if length + min(sampling.max_new_tokens, limit // 4) <= limit:
@@ -73,10 +76,14 @@ def _encode(loaded: LoadedModel, system: list[Message], turns: Sequence[Message]
     try:
         return _templated(tokenizer, conversation)
     except Exception:  # templates are code of the repository: some refuse a system message, in their own words
-        if not system:
-            raise
-        first = {"role": "user", "content": f"{system[0].content}\n\n{turns[0].content}"}
-        return _templated(tokenizer, [first, *conversation[2:]])
+        first = {"role": "user", "content": "\n\n".join(m.content for m in (*system, turns[0]))}
+        try:
+            return _templated(tokenizer, [first, *conversation[len(system) + 1 :]])
+        except Exception as error:
+            raise ChatFailed(
+                f"The model's chat template refuses this conversation: {shorten(str(error), 200)}",
+                "Clear the chat and ask again.",
+            ) from error
 
 
 def _templated(tokenizer: Any, conversation: list[dict[str, str]]) -> dict[str, torch.Tensor]:

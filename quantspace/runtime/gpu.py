@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..errors import shorten
 from ..settings import settings
-from .job import Event, Job
+from .job import Event, Failed, Job
 
 try:
     import spaces
@@ -56,6 +57,15 @@ def warm_up() -> None:
 
 
 def run(job: Job) -> Iterator[Event]:
-    """Serve a job where the GPU is. Closing the iterator stops it at its next event."""
+    """Serve a job where the GPU is. Closing the iterator stops it at its next event.
+
+    What ZeroGPU itself refuses (no GPU free, a visitor's quota spent) or breaks comes as `Failed` too.
+    """
     serve = _serve_xlarge if job.expected_bytes > LARGE_BYTES else _serve_large
-    yield from serve(job)
+    try:
+        yield from serve(job)
+    except Exception as error:  # `spaces` raises Gradio's errors, which end a stream without a word of ours
+        if not on_zero_gpu():
+            raise
+        words = shorten(str(getattr(error, "message", error)), 300)
+        yield Failed("gpu_unavailable", f"ZeroGPU did not serve this: {words}", "Wait a minute and try again.")

@@ -125,10 +125,7 @@ def _load(job: Job) -> LoadedModel:
     started = time.monotonic()
     raw, _ = PreTrainedConfig.get_config_dict(job.folder, local_files_only=True)
     if method := prequantized_method(raw):
-        raise LoadFailed(
-            f"{job.model_id} is stored quantized already ({method}); it can be estimated, not yet loaded.",
-            "Load the repository of the original weights: this app quantizes them while loading.",
-        )
+        raise stored_quantized(job.model_id, method)
     config = parse_config(raw)
     precision = PRECISIONS[job.precision]
     model = model_class(config).from_pretrained(
@@ -156,6 +153,14 @@ def _load(job: Job) -> LoadedModel:
         max_context=getattr(config.get_text_config(), "max_position_embeddings", None),
     )
     return LoadedModel(job.key, model, tokenizer, readout)
+
+
+def stored_quantized(model_id: str, method: str) -> LoadFailed:
+    """Why a checkpoint that is stored quantized is not loaded."""
+    return LoadFailed(
+        f"{model_id} is stored quantized already ({method}); it can be estimated, not yet loaded.",
+        "Load the repository of the original weights: this app quantizes them while loading.",
+    )
 
 
 def _refuse_if_too_large(job: Job) -> None:

@@ -44,6 +44,8 @@ def _named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]
 def _storage_bytes(tensor: torch.Tensor, name: str, owners: dict[int, str]) -> tuple[int, str | None]:
     """Bytes of a tensor's storage, or 0 and the name that was there first."""
     storage = tensor.untyped_storage()
+    if not storage.nbytes():
+        return 0, None  # all empty ones lie at address 0
     owner = owners.setdefault(storage.data_ptr(), name)
     if owner != name:
         return 0, owner

@@ -43,6 +43,10 @@ def _prepare(model: str, precision_id: str, revision: str, token: str | None) ->
         raise BadInput(f"“{precision_id[:40]}” is not a precision.", f"Use one of {', '.join(PRECISIONS)}.")
     ref = parse_reference(model, revision)
     inventory = inventory_for(ref, token)
+    if inventory.prequantized:  # before many GB are fetched in vain
+        from .loader import stored_quantized
+
+        raise stored_quantized(ref.id, inventory.prequantized)
     sha, folder = "bundled", demo_folder()
     if ref.id != DEMO_ID:
         sha, folder = yield from _fetch(ref, token)

@@ -8,6 +8,7 @@ import gradio as gr
 
 from ..errors import QuantSpaceError
 from ..estimation.activations import MLP_ROWS, RESIDUAL_ROWS
+from ..estimation.cache import tokens_held
 from ..estimation.calculator import Estimate
 from ..estimation.fit import FitRow
 from ..estimation.overhead import ALLOCATION_UNIT, FRAGMENTATION
@@ -98,7 +99,7 @@ def _cache_formula(row: FitRow, estimate: Estimate) -> str:
     workload = estimate.workload
     parts = []
     for layer in estimate.inventory.cache:
-        tokens = min(workload.context, layer.window - 1) if layer.window else workload.context
+        tokens = tokens_held(layer, workload.context)
         if layer.token_elements:
             parts.append(f"{layer.count} layers × {tokens:,} tokens × {layer.token_elements:,} values")
         if layer.state_elements or layer.state_bytes:

@@ -74,7 +74,10 @@ def launch_options() -> dict[str, Any]:
 def warm_up() -> None:
     """Start what the first visitor would otherwise wait for, beside serving."""
     builder.isolate()
-    threading.Thread(target=gpu.warm_up, daemon=True, name="warm-up").start()
+    if gpu.on_zero_gpu():
+        gpu.warm_up()  # before the first fork: a half-done import would hang the forked worker
+    else:
+        threading.Thread(target=gpu.warm_up, daemon=True, name="warm-up").start()
 
 
 def _wire_form(
@@ -113,7 +116,7 @@ def _wire_load(
         outputs,
         show_progress="hidden",
         concurrency_limit=4,
-        trigger_mode="once",
+        trigger_mode="multiple",  # "once" would swallow a press right after a cancel
         api_visibility="private",
     )
     cancel.click(
