@@ -3,10 +3,13 @@
 
 def main() -> None:
     # Imported here: the process that builds model classes imports this file too, and needs none of it.
+    from quantspace.api import add_endpoints
     from quantspace.ui.page import build_page, launch_options, warm_up
 
     warm_up()
-    build_page().queue(max_size=64).launch(**launch_options())
+    with build_page() as page:
+        add_endpoints()
+    page.queue(max_size=64).launch(**launch_options())
 
 
 if __name__ == "__main__":

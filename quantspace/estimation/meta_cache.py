@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _PROMPT = 8  # tokens of the first pass: any small number, below every real window
 
-
 # Layers whose size is a straight line in tokens, up to a window. Others compress or index in steps.
 _STRAIGHT = frozenset(
     {
@@ -57,9 +56,9 @@ def _measure(model: PreTrainedModel, masked: bool) -> tuple[CacheLayer, ...]:
     import torch
 
     with torch.no_grad(), torch.device("meta"):
-        short = [_tensors_of(layer) for layer in _cache_layers(model, _PROMPT, masked)]
+        short = [cache_tensors(layer) for layer in _cache_layers(model, _PROMPT, masked)]
         layers = list(_cache_layers(model, _PROMPT + 1, masked))
-    rows = [_grown(layer, before, _tensors_of(layer)) for layer, before in zip(layers, short, strict=True)]
+    rows = [_grown(layer, before, cache_tensors(layer)) for layer, before in zip(layers, short, strict=True)]
     return _counted(
         row for row in rows if row.token_elements or row.token_bytes or row.state_elements or row.state_bytes
     )
@@ -97,7 +96,7 @@ def _cache_layers(model: PreTrainedModel, length: int, masked: bool) -> Iterator
         yield from getattr(part, "layers", ())
 
 
-def _tensors_of(layer: Any) -> list[torch.Tensor]:
+def cache_tensors(layer: Any) -> list[torch.Tensor]:
     """Tensors held by a cache layer, also those inside its lists and dictionaries."""
     import torch
 
@@ -114,18 +113,17 @@ def _tensors_of(layer: Any) -> list[torch.Tensor]:
 
 
 def _grown(layer: Any, before: list[torch.Tensor], after: list[torch.Tensor]) -> CacheLayer:
-    elements = {True: _elements(before), False: _elements(after)}
-    fixed = {True: _fixed_bytes(before), False: _fixed_bytes(after)}
-    per_token = elements[False] - elements[True]
-    bytes_per_token = fixed[False] - fixed[True]
+    """The straight line through what a layer held after `_PROMPT` tokens and after one more."""
+    token_elements = _elements(after) - _elements(before)
+    token_bytes = _fixed_bytes(after) - _fixed_bytes(before)
     return CacheLayer(
         kind=type(layer).__name__,
         count=1,
         window=getattr(layer, "sliding_window", None),
-        token_elements=per_token,
-        token_bytes=bytes_per_token,
-        state_elements=elements[True] - per_token * _PROMPT,
-        state_bytes=fixed[True] - bytes_per_token * _PROMPT,
+        token_elements=token_elements,
+        token_bytes=token_bytes,
+        state_elements=_elements(before) - token_elements * _PROMPT,
+        state_bytes=_fixed_bytes(before) - token_bytes * _PROMPT,
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import gradio as gr
 
-from ..api import add_endpoints
 from ..errors import QuantSpaceError
 from ..estimation import builder
 from ..estimation.calculator import estimate
@@ -33,7 +32,7 @@ _estimates = ThreadPoolExecutor(max_workers=8, thread_name_prefix="estimate")
 
 
 def build_page() -> gr.Blocks:
-    """The whole app, ready to launch."""
+    """All that people see, wired."""
     with gr.Blocks(title=TITLE, delete_cache=(3600, 3600)) as page:
         gr.HTML(render("header"), apply_default_css=False)
         form, chips, button = build_form()
@@ -53,7 +52,6 @@ def build_page() -> gr.Blocks:
         _wire_form(page, form, chips, button, table, complaint, link_note)
         _wire_load(table, progress, cancel, readout, job, chat)
         _wire_chat(chat, job)
-        add_endpoints()
     return page
 
 

@@ -8,7 +8,7 @@ import torch
 from quantspace.estimation.architecture import model_class, parse_config
 from quantspace.estimation.cache import cache_bytes, pinned_prompt_bytes
 from quantspace.estimation.meta import inventory_from_config
-from quantspace.estimation.meta_cache import _tensors_of
+from quantspace.estimation.meta_cache import cache_tensors
 from tests.tiny_models import ARCHITECTURES
 
 BATCH = 2
@@ -19,7 +19,7 @@ def held_bytes(cache) -> int:
     storages = {}
     for part in (getattr(cache, "self_attention_cache", cache), getattr(cache, "cross_attention_cache", None)):
         for layer in getattr(part, "layers", ()):
-            for tensor in _tensors_of(layer):
+            for tensor in cache_tensors(layer):
                 if tensor.numel() > 1:  # counters of one element are no cache
                     storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     return sum(storages.values())
