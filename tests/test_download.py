@@ -51,6 +51,11 @@ def files_sent(hub, facts):
     return {request.target.file for request in hub.requests.of(repo=facts.ref.id).downloads}
 
 
+def sent(hub, facts):
+    """Bytes of files, those that are under way included."""
+    return sum(request.sent for request in hub.requests.of(repo=facts.ref.id) if request.target.file)
+
+
 class TestProgress:
     def test_bytes_grow_to_the_total_and_the_folder_comes_last(self, hub, published):
         facts = published(large_model())
@@ -66,6 +71,13 @@ class TestProgress:
         assert any(0 < amount < total for amount in done)
         assert isinstance(folder, Path)
         assert {path.name: path.stat().st_size for path in folder.iterdir()} == facts.files
+
+    def test_no_more_bytes_are_reported_than_the_hub_has_sent(self, hub, published):
+        facts = published(large_model())
+        hub.fail(facts.ref.id, file="model.safetensors", bytes_per_second=100 * MB)
+        seen = [(event.done, sent(hub, facts)) for event in download(facts) if isinstance(event, Downloaded)]
+        assert all(done <= sent_by_then for done, sent_by_then in seen)
+        assert any(0 < done < sum(facts.files.values()) for done, _ in seen)
 
     def test_second_time_nothing_is_transferred(self, hub, published):
         facts = published(small_model())
@@ -146,7 +158,7 @@ class TestRefusals:
 
     def test_model_larger_than_this_machine_may_fetch_is_refused_and_nothing_fetched(self, hub, published):
         facts = published({"config.json": CONFIG, "model.safetensors": SparseFile(settings().max_download_bytes)})
-        with pytest.raises(LoadFailed, match="weights of download/.* are 40.00 GB; at most 40.00 GB") as caught:
+        with pytest.raises(LoadFailed, match=r"weights of download/.* are 40.00 GB; at most 40.00 GB") as caught:
             list(download(facts))
         assert "smaller model" in caught.value.hint
         assert not files_sent(hub, facts)

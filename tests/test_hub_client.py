@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from quantspace.errors import HubUnreachable, ModelGated, ModelNotFound, ModelUnavailable, ModelUnsupported
+from quantspace.estimation import builder
 from quantspace.estimation.builder import inventory_for
 from quantspace.hub.client import fetch_config, repo_facts
 from quantspace.hub.reference import ModelRef
@@ -80,10 +81,11 @@ class TestAnswers:
         assert "config.json on the Hub" in inventory.source
         assert inventory.exact
 
-    def test_new_commit_is_a_new_inventory(self, hub, llama):
+    def test_new_commit_is_a_new_inventory_once_the_hub_is_asked_again(self, hub, llama):
         before = inventory_for(ModelRef(llama))
         config = json.loads(hub.repos[llama].head.files["config.json"].data)
         hub.commit(llama, {"config.json": json.dumps({**config, "num_hidden_layers": 1})})
+        builder._ask_hub.cache_clear()
         after = inventory_for(ModelRef(llama))
         assert after.parameters < before.parameters
         assert after.sha != before.sha
@@ -91,6 +93,12 @@ class TestAnswers:
     def test_estimate_of_a_hub_model_fetches_its_config_and_no_other_file(self, hub, llama):
         inventory_for(ModelRef(llama))
         assert {r.target.file for r in hub.requests.of(repo=llama).downloads} == {"config.json"}
+
+    def test_hub_is_asked_once_for_what_is_asked_twice_in_a_row(self, hub, llama):
+        first = inventory_for(ModelRef(llama))
+        asked = len(hub.requests.of(repo=llama))
+        assert inventory_for(ModelRef(llama)) is first
+        assert len(hub.requests.of(repo=llama)) == asked
 
     def test_bundled_model_is_estimated_without_asking_the_hub(self, hub):
         inventory = inventory_for(ModelRef("google/gemma-3-4b-it"))
@@ -213,7 +221,7 @@ def test_hub_that_is_down_is_told_as_unreachable_in_time():
     with socket.socket() as free:  # bound, never listening: whoever connects is refused
         free.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
-        program = f"""
+        program = """
 import json, time
 from quantspace.errors import QuantSpaceError
 from quantspace.estimation.builder import inventory_for

@@ -134,5 +134,5 @@ def test_what_is_no_model_is_refused_with_what_is_wrong_and_what_to_do(typed, co
 
 @pytest.mark.parametrize("revision", ["..", "a/../b", "a b", "v1\n", "\x00", "é" * 201, ""])
 def test_what_is_no_revision_is_refused(revision):
-    with pytest.raises(BadModelId, match="is not a revision.*Use a branch"):
+    with pytest.raises(BadModelId, match=r"is not a revision.*Use a branch"):
         parse_reference("org/name", revision)

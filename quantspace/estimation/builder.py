@@ -12,6 +12,7 @@ from functools import lru_cache
 from multiprocessing import get_context
 from typing import Any
 
+from cachetools import TTLCache, cached
 from pebble import ProcessExpired, ProcessPool
 
 from ..errors import ModelUnsupported
@@ -19,10 +20,12 @@ from ..hub.catalogue import find_bundled
 from ..hub.client import fetch_config, repo_facts
 from ..hub.demo import DEMO_ID, demo_config
 from ..hub.reference import ModelRef
+from ..quiet import quiet_libraries
 from ..settings import settings
 from .inventory import Inventory
 
 BUILD_SECONDS = 60
+HUB_SECONDS = 30  # for which an answer of the Hub is taken as still true
 _SOURCE = "the model's own class, built on `meta` from"
 
 _pool: ProcessPool | None = None
@@ -48,9 +51,19 @@ def inventory_for(ref: ModelRef, token: str | None = None) -> Inventory:
     entry = find_bundled(ref.id) if ref.revision == "main" else None
     if entry is not None:
         return _inventory(_Request(entry.config, entry.id, "main", None, f"{_SOURCE} the bundled config.json"))
+    return _inventory(_ask_hub(ref) if token is None else _fetch(ref, token))
+
+
+@cached(TTLCache(maxsize=256, ttl=HUB_SECONDS), lock=threading.Lock())
+def _ask_hub(ref: ModelRef) -> _Request:
+    """What anybody may see of a model; a form that changes asks for it many times a minute."""
+    return _fetch(ref, None)
+
+
+def _fetch(ref: ModelRef, token: str | None) -> _Request:
     facts = repo_facts(ref, token)
     config = fetch_config(facts, token)
-    return _inventory(_Request(config, ref.id, ref.revision, facts.sha, f"{_SOURCE} config.json on the Hub"))
+    return _Request(config, ref.id, ref.revision, facts.sha, f"{_SOURCE} config.json on the Hub")
 
 
 class _Request:
@@ -90,6 +103,7 @@ def _build(config: dict[str, Any], names: dict[str, Any]) -> Inventory:
 
 def _warm_up() -> None:
     """Import what a build needs, so that the first person to ask does not wait for it."""
+    quiet_libraries()
     import bitsandbytes  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
 

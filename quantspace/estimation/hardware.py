@@ -140,9 +140,9 @@ def find_gpu(text: str) -> Gpu:
         UnknownGpu: nothing of that name is in the catalogue.
     """
     catalogue = gpus()
-    if text in catalogue:
-        return catalogue[text]
-    name = shorten(text)
+    name = shorten(text if isinstance(text, str) else repr(text))
+    if name in catalogue:
+        return catalogue[name]
     key = _key(name)
     found = _by_key().get(key) or _apple_id(key)
     if found not in catalogue:

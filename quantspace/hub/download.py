@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import tqdm as hub_tqdm
 
 from ..errors import LoadFailed, shorten
@@ -73,6 +74,7 @@ def download(facts: RepoFacts, token: str | None = None) -> Iterator[Downloaded 
     """
     files = needed_files(facts)
     total = sum(files.values())
+    _refuse_if_disk_is_full(facts, total)
     results: queue.Queue[Path | BaseException] = queue.Queue()
     meter = _Meter()
     thread = threading.Thread(target=_fetch, args=(facts, files, token, meter, results), daemon=True)
@@ -97,6 +99,18 @@ def download(facts: RepoFacts, token: str | None = None) -> Iterator[Downloaded 
             return
     finally:
         meter.cancelled.set()
+
+
+def _refuse_if_disk_is_full(facts: RepoFacts, total: int) -> None:
+    folder = Path(constants.HF_HUB_CACHE)
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    kept = try_to_load_from_cache(facts.ref.id, "config.json", revision=facts.sha)
+    if total > free and not isinstance(kept, str):
+        raise LoadFailed(
+            f"The files of {facts.ref.id} are {gb(total)}, and the disk has {gb(free)} free.",
+            "Load a smaller model, or free some space (`hf cache prune`) where you run the app yourself.",
+        )
 
 
 class _Meter:

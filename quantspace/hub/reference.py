@@ -39,6 +39,8 @@ def parse_reference(text: str, revision: str = "main") -> ModelRef:
     Raises:
         BadModelId: with what is wrong with it.
     """
+    if not isinstance(text, str | None) or not isinstance(revision, str):
+        raise BadModelId("Model and revision are texts.", _EXAMPLE)
     given = (text or "").strip().strip("\"'`“”").strip()
     if not given:
         raise BadModelId("No model was named.", _EXAMPLE)

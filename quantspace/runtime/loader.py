@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -20,9 +19,10 @@ from transformers.utils import logging as transformers_logging
 from ..errors import LoadFailed, OutOfMemory, QuantSpaceError, shorten
 from ..estimation.architecture import model_class, parse_config, prequantized_method
 from ..precision import PRECISIONS
+from ..quiet import quiet_libraries
 from ..units import MIB, gb
 from .job import Job, Phase, Readout
-from .quiet import quiet_libraries
+from .memory import device_name, free_bytes
 from .readout import held_tensors
 
 LOADING_ROOM = 512 * MIB  # beside the weights: the tensor in flight, Python, the tokenizer
@@ -49,10 +49,9 @@ def load(job: Job) -> Iterator[Phase | LoadedModel]:
     Closing the iterator stops the load at the next tensor.
 
     Raises:
-        OutOfMemory: it will not, or did not, fit.
+        OutOfMemory: it did not fit.
         LoadFailed: with what transformers said.
     """
-    _refuse_if_too_large(job)
     results: queue.Queue[LoadedModel | BaseException] = queue.Queue()
     progress = _Progress()
     thread = threading.Thread(target=_load_in_thread, args=(job, progress, results), daemon=True)
@@ -79,11 +78,6 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def device_name() -> str:
-    """Where models are loaded, as people know it."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 class _Progress:
@@ -163,15 +157,19 @@ def stored_quantized(model_id: str, method: str) -> LoadFailed:
     )
 
 
-def _refuse_if_too_large(job: Job) -> None:
-    if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
-        where = f"free on {device_name()}"
-    else:
-        free, where = psutil.virtual_memory().available, "of memory free on this machine"
+def refuse_if_too_large(job: Job, reclaimable: int = 0) -> None:
+    """Refuse a load that can't succeed, before anything is given up for it.
+
+    Args:
+        reclaimable: bytes of a model that will be dropped first.
+
+    Raises:
+        OutOfMemory: with what is needed and what there is.
+    """
+    free = free_bytes() + reclaimable
     if job.expected_bytes + LOADING_ROOM > free:
         raise OutOfMemory(
-            f"{job.model_id} at {job.precision} holds {gb(job.expected_bytes)}, and there are {gb(free)} {where}.",
+            f"{job.model_id} at {job.precision} holds {gb(job.expected_bytes)}; {device_name()} can give {gb(free)}.",
             "Choose a smaller precision or model, or run the app on a larger machine.",
         )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ..errors import QuantSpaceError, shorten
 from .chat import answer
 from .job import Event, Failed, Job, Loaded, Phase
-from .loader import LoadedModel, free_memory, load
+from .loader import LoadedModel, free_memory, load, refuse_if_too_large
 
 _slot: LoadedModel | None = None
 _busy = threading.Lock()  # not an RLock: a generator may end in another thread than it began
@@ -47,6 +47,7 @@ def unload() -> None:
 def _serve(job: Job) -> Iterator[Event]:
     global _slot
     if _slot is None or _slot.key != job.key:
+        refuse_if_too_large(job, _slot.readout.held_bytes if _slot else 0)
         unload()
         for event in load(job):
             if isinstance(event, LoadedModel):

@@ -17,6 +17,8 @@ from quantspace.runtime.chat import answer
 from quantspace.runtime.job import Failed, Job, Loaded, Message, Phase, Sampling, Stats, Text
 from quantspace.runtime.loader import load
 
+pytestmark = pytest.mark.xdist_group("chat")  # one process, so that each model is loaded once
+
 QUESTION = (Message("user", "What is NF4?"),)
 TALK = (
     Message("user", "What is quantization?"),
@@ -25,7 +27,7 @@ TALK = (
     Message("assistant", "It quantizes the block scales again."),
     Message("user", "Why does a long context cost memory?"),
 )
-SECONDS_A_TOKEN = 0.01  # at least, where a test needs time to look on
+SECONDS_A_TOKEN = 0.04  # at least, where a test needs time to look on
 
 
 def demo_job(precision, messages=(), **sampling):
@@ -86,15 +88,15 @@ def tokens_of(loaded, messages):
 class TestAnswer:
     @BOTH
     def test_streams_pieces_and_ends_with_statistics(self, endless):
-        *pieces, stats = answer(endless, QUESTION, Sampling(greedy=True, max_new_tokens=40))
+        *pieces, stats = answer(endless, QUESTION, Sampling(greedy=True, max_new_tokens=12))
         assert isinstance(stats, Stats)
         assert sum(isinstance(event, Text) and bool(event.piece) for event in pieces) >= 3
 
     def test_statistics_grow_with_the_pieces(self, endless):
-        *pieces, stats = answer(endless, QUESTION, Sampling(greedy=True, max_new_tokens=40))
+        *pieces, stats = answer(endless, QUESTION, Sampling(greedy=True, max_new_tokens=12))
         counts = [event.so_far.new_tokens for event in pieces] + [stats.new_tokens]
         assert counts == sorted(counts)
-        assert any(0 < count < 40 for count in counts)
+        assert any(0 < count < 12 for count in counts)
         assert {event.so_far.ended for event in pieces} == {"running"}
 
     @BOTH
@@ -113,10 +115,10 @@ class TestAnswer:
         assert ask(loaded, greedy=False, temperature=0)[0] == ask(loaded)[0]
 
     def test_sampling_at_a_high_temperature_varies(self, endless):
-        texts = {ask(endless, greedy=False, temperature=5.0, top_p=1.0)[0] for _ in range(3)}
+        texts = {ask(endless, greedy=False, temperature=100.0, top_p=1.0)[0] for _ in range(3)}
         assert len(texts) > 1
 
-    @pytest.mark.parametrize("limit", [1, 2, 17])
+    @pytest.mark.parametrize("limit", [1, 2, 11])
     def test_no_more_tokens_than_asked_for(self, endless, limit):
         _, stats = ask(endless, max_new_tokens=limit)
         assert (stats.new_tokens, stats.ended) == (limit, "length")
@@ -129,12 +131,12 @@ class TestAnswer:
 
     def test_statistics_agree_with_each_other_and_with_the_clock(self, endless):
         started = time.monotonic()
-        _, stats = ask(endless, max_new_tokens=20)
+        _, stats = ask(endless, max_new_tokens=10)
         spent = time.monotonic() - started
         assert stats.prompt_tokens == tokens_of(endless, QUESTION)
         assert 0 < stats.first_token_s < spent
         seconds_after_first = (stats.new_tokens - 1) / stats.tokens_per_s
-        assert 19 * SECONDS_A_TOKEN <= seconds_after_first <= spent - stats.first_token_s
+        assert 9 * SECONDS_A_TOKEN <= seconds_after_first <= spent - stats.first_token_s
         assert stats.dropped_turns == 0
 
     def test_system_prompt_is_read_before_the_question(self, loaded):
@@ -158,7 +160,7 @@ class TestAnswer:
 
         handle = loaded.model.register_forward_hook(broken)
         try:
-            with pytest.raises(ChatFailed, match="ValueError: the weights are on fire.*Try again"):
+            with pytest.raises(ChatFailed, match=r"ValueError: the weights are on fire.*Try again"):
                 ask(loaded)
         finally:
             handle.remove()
@@ -213,7 +215,7 @@ class TestTemplates:
     @pytest.mark.parametrize("system", [(), (Message("system", "Be brief."),)], ids=["without", "with system prompt"])
     def test_template_that_refuses_everything_is_told(self, loaded, system):
         broken = self.with_template(loaded, "{{ raise_exception('Roles must alternate') }}")
-        with pytest.raises(ChatFailed, match="Roles must alternate.*Clear the chat"):
+        with pytest.raises(ChatFailed, match=r"Roles must alternate.*Clear the chat"):
             ask(broken, (*system, *QUESTION))
 
 

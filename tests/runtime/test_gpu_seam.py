@@ -69,7 +69,9 @@ def test_job_of_another_model_commit_or_precision_has_another_key(field):
     ],
 )
 def test_seconds_asked_for_follow_the_work_within_what_visitors_have(expected_bytes, messages, max_new_tokens, seconds):
-    job = changed(JOB, expected_bytes=expected_bytes, messages=messages, sampling=Sampling(max_new_tokens=max_new_tokens))
+    job = changed(
+        JOB, expected_bytes=expected_bytes, messages=messages, sampling=Sampling(max_new_tokens=max_new_tokens)
+    )
     assert gpu.seconds_for(job) == seconds
     assert isinstance(gpu.seconds_for(job), int)
 
@@ -157,13 +159,13 @@ torch.version.cuda = None
 spaces.zero.torch.init = lambda uuid: None  # would open the CUDA driver
 spaces.zero.torch.move = lambda callback=None: None
 
-from quantspace.runtime.job import Job, Message, Sampling, Text
+from quantspace.runtime.job import Job, Message, Phase, Sampling, Text
 question = (Message("user", "What is NF4?"),)
 load = Job(sys.argv[1], "bundled", sys.argv[2], "nf4-dq", 0, 0)
 chat = replace(load, messages=question, sampling=Sampling(greedy=True, max_new_tokens=8))
 long = replace(chat, sampling=Sampling(max_new_tokens=2000))
 JOBS = {"load": load, "missing files": replace(load, folder="/nowhere", sha="x"), "stopped": long,
-        "worker killed": long, "needs the larger gpu": replace(load, expected_bytes=10**14, sha="y")}
+        "worker killed": load, "needs the larger gpu": replace(load, expected_bytes=10**14, sha="y")}
 
 def told(event):
     return [type(event).__name__, {name: str(getattr(event, name)) for name in event.__slots__}]
@@ -174,7 +176,7 @@ def take(turn):
         events.append(told(event))
         if isinstance(event, Text) and turn == "stopped":
             stream.close()
-        if isinstance(event, Text) and turn == "worker killed":
+        if isinstance(event, Phase) and turn == "worker killed":
             for process in multiprocessing.active_children():
                 process.kill()
     return events
@@ -214,6 +216,7 @@ def told(tmp_path_factory):
     return SimpleNamespace(**json.loads(lines[0].removeprefix("TOLD ")), scheduler=scheduler, stderr=done.stderr)
 
 
+@pytest.mark.xdist_group("zero-gpu")  # one process, so that the turns are taken once
 class TestOnZeroGpu:
     def ending(self, told, turn):
         return told.turns[turn][-1]
