@@ -41,18 +41,22 @@ def _text(model_type: str, **changes: Any) -> Callable[[], PreTrainedConfig]:
 def _gemma3() -> PreTrainedConfig:
     text = {**TEXT, "sliding_window": 16, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]}
     vision = {**VISION, "image_size": 28, "patch_size": 14}
-    return _config("gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=511)
+    return _config(
+        "gemma3", dtype="bfloat16", text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=511
+    )
 
 
 def _qwen2_5_vl() -> PreTrainedConfig:
     vision = {"depth": 2, "hidden_size": 64, "num_heads": 2, "intermediate_size": 128, "out_hidden_size": 128}
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
-    return _config("qwen2_5_vl", text_config={**TEXT, "rope_parameters": rope}, vision_config=vision)
+    text = {**TEXT, "rope_parameters": rope, "dtype": "bfloat16"}  # published ones name a dtype of their own here
+    return _config("qwen2_5_vl", text_config=text, vision_config={**vision, "dtype": "bfloat16"})
 
 
 def _llava() -> PreTrainedConfig:
     vision = {"model_type": "clip_vision_model", **VISION, "image_size": 28, "patch_size": 14, "projection_dim": 64}
-    return _config("llava", text_config={"model_type": "llama", **TEXT}, vision_config=vision, image_token_index=511)
+    text = {"model_type": "llama", **TEXT, "dtype": "float16"}
+    return _config("llava", text_config=text, vision_config=vision, image_token_index=511)
 
 
 ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {

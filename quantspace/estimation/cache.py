@@ -20,9 +20,13 @@ def pinned_prompt_bytes(inventory: Inventory, context: int, batch: int, dtype: s
 
     Sliding layers then hold views that keep the whole prompt's keys and values alive.
     """
+    return prefilled_bytes(inventory, context, batch, dtype) - cache_bytes(inventory, context, batch, dtype)
+
+
+def prefilled_bytes(inventory: Inventory, context: int, batch: int, dtype: str) -> int:
+    """Bytes that the cache's storages hold right after a prefill of `context` tokens, windows or not."""
     element = DTYPE_BYTES[dtype]
-    unwindowed = sum(_layer_bytes(layer, context, element, windowed=False) for layer in inventory.cache)
-    return batch * unwindowed - cache_bytes(inventory, context, batch, dtype)
+    return batch * sum(_layer_bytes(layer, context, element, windowed=False) for layer in inventory.cache)
 
 
 def tokens_held(layer: CacheLayer, context: int) -> int:

@@ -14,7 +14,7 @@ from .cache import cache_bytes
 from .hardware import Gpu
 from .inventory import Inventory
 from .overhead import OverheadBytes, overhead_bytes
-from .weights import WeightBytes, weight_bytes
+from .weights import WeightBytes, largest_layer_bytes, weight_bytes
 
 Verdict = Literal["fits", "tight", "offload", "no"]
 
@@ -60,7 +60,7 @@ class FitRow:
 
     @property
     def overhead_bytes(self) -> int:
-        return self.overhead.total * self.gpu_count
+        return self.overhead.total
 
     @property
     def total_bytes(self) -> int:
@@ -79,20 +79,24 @@ def fit_table(inventory: Inventory, gpu: Gpu, gpu_count: int, workload: Workload
 def fit(inventory: Inventory, precision: Precision, gpu: Gpu, gpu_count: int, workload: Workload) -> FitRow:
     """Lay one precision against `gpu_count` cards.
 
-    Several cards share weights and cache by layers, and each runs its own forward pass: activations and
-    overhead are counted once a card.
+    Several cards share weights and cache by whole layers, and each runs its own part of the pass: the
+    activations of the pass are counted on each.
     """
     weights = weight_bytes(inventory, precision)
+    largest_layer = largest_layer_bytes(inventory, precision) if gpu_count > 1 else 0
+    cached_layers = max(1, sum(layer.count for layer in inventory.cache))
     kv_dtype = workload.cache_dtype(precision)
 
     def need(context: int, batch: int) -> tuple[int, ActivationBytes, OverheadBytes]:
         cache = cache_bytes(inventory, context, batch, kv_dtype)
         activations = activation_bytes(inventory, precision, context, batch, kv_dtype)
-        return cache, activations, overhead_bytes(gpu, weights, cache + activations.total)
+        transient = cache + gpu_count * activations.total
+        layer = largest_layer + 2 * cache // cached_layers  # twice the mean: windows make some layers small
+        return cache, activations, overhead_bytes(gpu, weights, transient, gpu_count, layer)
 
     def total(context: int, batch: int) -> int:
         cache, activations, overhead = need(context, batch)
-        return weights.held + cache + gpu_count * (activations.total + overhead.total)
+        return weights.held + cache + gpu_count * activations.total + overhead.total
 
     usable = gpu.usable_bytes * gpu_count
     cache, activations, overhead = need(workload.context, workload.batch)
@@ -150,7 +154,7 @@ def _notes(inventory: Inventory, precision: Precision, gpu: Gpu, gpu_count: int)
     if precision.dtype == "bfloat16" and gpu.bf16_native is False:
         notes.append(f"{gpu.name} has no native bfloat16: it computes, but slowly.")
     if gpu_count > 1:
-        notes.append("Over several cards, layers are split whole: the last layer's share may not divide evenly.")
+        notes.append("Layers are kept whole: what they may leave unfilled on each card is part of the overhead.")
     return tuple(notes)
 
 

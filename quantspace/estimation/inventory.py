@@ -12,6 +12,8 @@ from functools import cached_property
 from math import prod
 from typing import Literal
 
+from .stored import layer_of
+
 Role = Literal["linear", "experts", "head", "embedding", "norm", "bias", "buffer", "other"]
 
 
@@ -77,19 +79,19 @@ class CacheLayer:
     state_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ActivationShape:
-    """Widths that decide what a forward pass holds besides weights and cache, in elements a token.
+@dataclass(frozen=True, slots=True, order=True)
+class PeakTerm:
+    """Bytes alive at one operation of a forward pass in bfloat16, weights aside, cache included.
 
-    Attributes:
-        hidden: of the residual stream.
-        mlp: of a feed-forward layer, over all experts that one token visits.
-        vocab: of the logits.
+    For n tokens in each of b sequences: b × (fixed + token × n + square × n²).
     """
 
-    hidden: int
-    mlp: int
-    vocab: int
+    fixed: int
+    token: int
+    square: float = 0.0
+
+    def at(self, context: int, batch: int) -> int:
+        return batch * (self.fixed + self.token * context + round(self.square * context * context))
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,10 @@ class Inventory:
         revision: as asked for; `sha` is the commit it stood for, where it is known.
         architecture: name of the transformers class that is built and loaded.
         source: where the tensors were read from, for people.
+        peak: operations of a forward pass that can hold most, each as a polynomial; the largest counts.
         exact: whether tensors are the very ones that the loader makes.
         cache_exact: whether the cache was read from the real cache class.
+        peak_measured: whether `peak` was read from passes on `meta`, or assumed from the config.
         max_context: tokens the model was made for; `None` when its config does not say.
         prequantized: method of a checkpoint that is stored quantized, such as `fp8` or `gptq`.
         notes: what people should know about these figures.
@@ -112,12 +116,13 @@ class Inventory:
     architecture: str
     tensors: tuple[TensorSpec, ...]
     cache: tuple[CacheLayer, ...]
-    activations: ActivationShape
+    peak: tuple[PeakTerm, ...]
     source: str
     revision: str = "main"
     sha: str | None = None
     exact: bool = True
     cache_exact: bool = True
+    peak_measured: bool = True
     max_context: int | None = None
     prequantized: str | None = None
     notes: tuple[str, ...] = field(default=())
@@ -137,9 +142,24 @@ class Inventory:
         )
 
     @cached_property
+    def layers(self) -> tuple[tuple[TensorSpec, ...], ...]:
+        """Untied tensors by layer; of like layers one."""
+        grouped: dict[str, list[TensorSpec]] = {}
+        for t in self.tensors:
+            if t.tied_to is None:
+                grouped.setdefault(layer_of(t.name), []).append(t)
+        like = {tuple((t.shape, t.rows, t.fixed_dtype) for t in layer): tuple(layer) for layer in grouped.values()}
+        return tuple(like.values())
+
+    @cached_property
     def expert_elements(self) -> int:
         """Parameters in fused experts, which bitsandbytes leaves unquantized."""
         return sum(t.elements for t in self.tensors if t.role == "experts" and not t.quantizable)
+
+    @cached_property
+    def widest_quantizable(self) -> int:
+        """Most output features of a layer that a quantizer replaces; 0 when there is none."""
+        return max((t.rows for t in self.tensors), default=0)
 
     @cached_property
     def largest_quantizable(self) -> int:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelUnsupported, shorten
 from ..precision import PRECISIONS
 from .architecture import model_class, parse_config, prequantized_method
-from .inventory import ActivationShape, CacheLayer, Inventory, Role, TensorSpec
-from .meta_cache import cache_from_config, grows_straight, measured_cache
+from .inventory import CacheLayer, Inventory, PeakTerm, Role, TensorSpec
+from .meta_cache import FLOAT32_BYTES, cache_from_config, grows_straight, watch
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_LAYERS = 2000
+_LAYER_KEYS = (
+    "num_hidden_layers",
+    "num_layers",
+    "n_layer",
+    "depth",
+    "encoder_layers",
+    "decoder_layers",
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+)
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
 
 
@@ -60,8 +72,8 @@ def inventory_from_config(
             f"transformers could not build {cls.__name__} from this config.json: {shorten(str(error), 160)}",
             "The file may be broken or written for another version of transformers; try another revision.",
         ) from error
-    cache, doubt = _read_cache(parsed, model)
-    notes = [doubt] if doubt else []
+    watched = _watch(parsed, model)
+    notes = [watched.doubt] if watched.doubt else []
     prequantized = prequantized_method(config)
     if prequantized:
         notes.append(f"This checkpoint is stored as {prequantized}; rows show the model as if it were not.")
@@ -71,10 +83,11 @@ def inventory_from_config(
         sha=sha,
         architecture=cls.__name__,
         tensors=tensors,
-        cache=cache,
-        activations=_activation_shape(parsed, tensors),
+        cache=watched.cache,
+        peak=watched.peak or (_with_cache(_assumed_peak(parsed, tensors), watched.cache),),
         source=source,
-        cache_exact=doubt is None,
+        cache_exact=watched.doubt is None,
+        peak_measured=watched.peak is not None,
         max_context=_max_context(parsed),
         prequantized=prequantized,
         notes=tuple(notes),
@@ -93,6 +106,7 @@ def build_on_meta(
     from transformers.utils.generic import ContextManagers
 
     config = copy.deepcopy(config)
+    _set_dtype(config, dtype)
     with ContextManagers(cls.get_init_context(dtype, quantization is not None, False, False)):
         model = cls(config)
         if quantization is not None:
@@ -102,6 +116,14 @@ def build_on_meta(
             )
     model.tie_weights()
     return model.eval()
+
+
+def _set_dtype(config: PreTrainedConfig, dtype: torch.dtype) -> None:
+    """Overwrite the dtype that config.json names, here and one level down, as `_get_dtype` of `from_pretrained`."""
+    config.dtype = dtype
+    for name in config.sub_configs:
+        if (part := getattr(config, name, None)) is not None:
+            part.dtype = dtype
 
 
 def _read_tensors(
@@ -201,16 +223,25 @@ def _role(name: str, tensor: torch.Tensor, owner: torch.nn.Module, head: torch.n
     return "norm" if "norm" in type(owner).__name__.lower() else "other"
 
 
-def _read_cache(config: PreTrainedConfig, model: PreTrainedModel) -> tuple[tuple[CacheLayer, ...], str | None]:
-    """The cache's layers, and why they may be off, if they may."""
+@dataclass(frozen=True)
+class _Watched:
+    """What running the class told, and where it could not be asked."""
+
+    cache: tuple[CacheLayer, ...]
+    peak: tuple[PeakTerm, ...] | None
+    doubt: str | None = None
+
+
+def _watch(config: PreTrainedConfig, model: PreTrainedModel) -> _Watched:
     try:
-        cache = measured_cache(model)
+        cache, peak = watch(model)
         uneven = "The cache of this architecture grows in steps: its size is extrapolated from a short prompt."
-        return cache, None if grows_straight(cache) else uneven
+        return _Watched(cache, peak, None if grows_straight(cache) else uneven)
     except Exception as error:  # a seam: some classes read values of tensors, which `meta` has not
         log.info("cache of %s follows its config: %s", type(model).__name__, shorten(str(error)))
     try:
-        return cache_from_config(config), "The cache follows config.json: the class could not run without data."
+        doubt = "The cache follows config.json: the class could not run without data."
+        return _Watched(cache_from_config(config), None, doubt)
     except AttributeError as error:
         raise ModelUnsupported(
             f"How the cache of {type(model).__name__} grows could not be found: {shorten(str(error), 160)}",
@@ -219,12 +250,18 @@ def _read_cache(config: PreTrainedConfig, model: PreTrainedModel) -> tuple[tuple
 
 
 def _refuse_absurd(config: PreTrainedConfig) -> None:
-    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
-    if isinstance(layers, int) and layers > MAX_LAYERS:
-        raise ModelUnsupported(
-            f"Its config.json asks for {layers:,} layers; the most that is built here is {MAX_LAYERS:,}.",
-            "Check the file: no published model is that deep.",
-        )
+    """Refuse what no published model asks for, in any of its sub-models, before it is built."""
+    for key in _LAYER_KEYS:
+        asked = getattr(config, key, 0)
+        if isinstance(asked, int) and asked > MAX_LAYERS:
+            raise ModelUnsupported(
+                f"Its config.json asks for {asked:,} of {key}; the most that is built here is {MAX_LAYERS:,}.",
+                "Check the file: no published model has that many.",
+            )
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if part is not None:
+            _refuse_absurd(part)
 
 
 def _max_context(config: PreTrainedConfig) -> int | None:
@@ -236,16 +273,24 @@ def _max_context(config: PreTrainedConfig) -> int | None:
     return None
 
 
-def _activation_shape(config: PreTrainedConfig, tensors: Iterable[TensorSpec]) -> ActivationShape:
+def _assumed_peak(config: PreTrainedConfig, tensors: Iterable[TensorSpec]) -> PeakTerm:
+    """A generous guess for a class that can't be watched: six rows of the residual stream and four of the MLP."""
     text = config.get_text_config()
     hidden = _first_int(text, "hidden_size", "d_model", "n_embd") or 1
     dense = _first_int(text, "intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size") or 4 * hidden
     expert = _first_int(text, "moe_intermediate_size", "expert_ffn_hidden_size") or dense
-    visited = _first_int(text, "num_experts_per_tok", "moe_topk", "top_k_experts")
-    has_experts = any(t.role == "experts" for t in tensors)
-    mlp = max(dense, visited * expert) if has_experts and visited else dense
+    visited = _first_int(text, "num_experts_per_tok", "moe_topk", "top_k_experts") or 1
+    routed = visited if any(t.role == "experts" for t in tensors) else 0
     vocab = _first_int(text, "vocab_size") or max((t.shape[0] for t in tensors if t.role == "embedding"), default=0)
-    return ActivationShape(hidden=hidden, mlp=mlp, vocab=vocab)
+    elements = 6 * hidden + 4 * max(dense, routed * expert) + 2 * routed * hidden
+    return PeakTerm(vocab * (2 + FLOAT32_BYTES), 2 * elements)
+
+
+def _with_cache(peak: PeakTerm, cache: tuple[CacheLayer, ...]) -> PeakTerm:
+    """Terms of a peak contain the cache; an assumed one is given it."""
+    token = sum(layer.count * (2 * layer.token_elements + layer.token_bytes) for layer in cache)
+    fixed = sum(layer.count * (2 * layer.state_elements + layer.state_bytes) for layer in cache)
+    return PeakTerm(peak.fixed + fixed, peak.token + token, peak.square)
 
 
 def _first_int(config: PreTrainedConfig, *keys: str) -> int | None:

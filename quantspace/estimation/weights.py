@@ -36,6 +36,11 @@ def weight_bytes(inventory: Inventory, precision: Precision) -> WeightBytes:
     return WeightBytes(footprint, footprint + constants, tensors)
 
 
+def largest_layer_bytes(inventory: Inventory, precision: Precision) -> int:
+    """Bytes of the largest layer, which a split over several cards keeps whole."""
+    return max(sum(store(spec, precision).held_bytes for spec in layer) for layer in inventory.layers)
+
+
 def store(spec: TensorSpec, precision: Precision) -> StoredTensor:
     """What one tensor becomes in memory under `precision`."""
     if spec.tied_to is not None:

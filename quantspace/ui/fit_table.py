@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from ..errors import QuantSpaceError
-from ..estimation.activations import MLP_ROWS, RESIDUAL_ROWS
+from ..estimation.activations import scale
 from ..estimation.cache import tokens_held
 from ..estimation.calculator import Estimate
 from ..estimation.fit import FitRow
@@ -109,15 +109,23 @@ def _cache_formula(row: FitRow, estimate: Estimate) -> str:
 
 
 def _activation_formula(row: FitRow, estimate: Estimate) -> str:
-    shape, workload, terms = estimate.inventory.activations, estimate.workload, row.activations
-    layer = (
-        f"widest layer {workload.batch} × {workload.context:,} tokens × "
-        f"({RESIDUAL_ROWS} × {shape.hidden:,} + {MLP_ROWS} × {shape.mlp:,}) in {row.precision.dtype}"
+    workload, terms, peak = estimate.workload, row.activations, row.activations.widest
+    square = f" + {peak.square:,g} × {workload.context:,}²" if peak.square else ""
+    double = f"{scale(row.precision)} × " if scale(row.precision) > 1 else ""
+    read = "read from the class" if estimate.inventory.peak_measured else "assumed from the config"
+    alive = (
+        f"widest operation ({read}) {double}{workload.batch} × ({peak.fixed:,} + {peak.token:,} × "
+        f"{workload.context:,} tokens{square}) B, less the cache in it: {gb(terms.forward)}"
     )
-    more = [f"dequantized copy of the largest weight {gb(terms.dequantized)}"] if terms.dequantized else []
-    if terms.pinned_prompt:
-        more.append(f"prompt pinned by sliding layers {gb(terms.pinned_prompt)}")
-    return " + ".join([layer, *more]) + _each_card(estimate)
+    adds = {
+        "prompt": terms.prompt,
+        "dequantized copy of the largest weight" if row.precision.method == "4bit" else "int32 products": (
+            terms.quantization
+        ),
+        f"sliding mask {workload.context:,}² B": terms.mask,
+        "prompt pinned by sliding layers": terms.pinned_prompt,
+    }
+    return " + ".join([alive, *(f"{name} {gb(count)}" for name, count in adds.items() if count)]) + _each_card(estimate)
 
 
 def _overhead_formula(row: FitRow, estimate: Estimate) -> str:
