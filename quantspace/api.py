@@ -19,7 +19,7 @@ from .estimation.hardware import gpus as catalogue
 from .estimation.stored import StoredTensor, layer_table
 from .estimation.weights import stored_tensors
 from .hub.reference import parse_reference
-from .precision import PRECISIONS
+from .precision import find_precision
 from .runtime import session
 from .runtime.job import Event, Failed, Job, Loaded, Message, Phase, Sampling, Stats, Text
 
@@ -64,13 +64,12 @@ def inventory(model: str, precision: str = "nf4-dq", revision: str = "main") -> 
         revision: Branch, tag or commit of the model.
     """
     try:
-        if precision not in PRECISIONS:
-            raise BadInput(f"“{precision[:40]}” is not a precision.", f"Use one of {', '.join(PRECISIONS)}.")
+        wanted = find_precision(precision)
         found = inventory_for(parse_reference(model, revision))
     except QuantSpaceError as error:
         return {"error": error.as_data()}
-    tensors = stored_tensors(found, PRECISIONS[precision])
-    return {"model": found.model_id, "precision": precision, "exact": found.exact, "layers": _layers(tensors)}
+    tensors = stored_tensors(found, wanted)
+    return {"model": found.model_id, "precision": wanted.id, "exact": found.exact, "layers": _layers(tensors)}
 
 
 def load(model: str, precision: str = "nf4-dq", revision: str = "main") -> Iterator[dict[str, Any]]:
@@ -113,20 +112,20 @@ def chat(
         greedy: Always take the likeliest token.
         revision: Branch, tag or commit of the model.
     """
-    job: Job | None = None
-    for event in session.load_model(model, precision, revision):
-        if isinstance(event, Job):
-            job = event
-        elif not isinstance(event, Loaded):
-            yield _event_data(event, job)
-        if isinstance(event, Failed):
-            return
-    messages = [Message("system", system)] if system.strip() else []
-    sampling = Sampling(temperature, top_p, max_new_tokens, greedy)
-    assert job is not None
-    for event in session.chat(job, [*messages, Message("user", prompt)], sampling):
-        if not isinstance(event, Text) or event.piece:
-            yield _event_data(event, job)
+    try:
+        sampling = Sampling(temperature, top_p, max_new_tokens, bool(greedy))
+        messages = [Message("system", _text("System prompt", system)), Message("user", _text("Prompt", prompt))]
+    except QuantSpaceError as error:
+        yield {"error": error.as_data()}
+        return
+    for event in session.ask(model, precision, [m for m in messages if m.content.strip()], sampling, revision):
+        yield _event_data(event, None)
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str | None):
+        raise BadInput(f"{name} is not a text.", "Give a text, or leave it out.")
+    return value or ""
 
 
 def add_endpoints() -> None:

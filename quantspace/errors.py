@@ -94,6 +94,14 @@ class ChatFailed(QuantSpaceError):
 
 
 def shorten(text: str, limit: int = 80) -> str:
-    """`text` cut to `limit` characters for use inside a message: input may be of any length."""
-    flat = " ".join(text.split())
+    """`text` cut to `limit` printable characters for use inside a message: input may be anything."""
+    flat = "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text[: 4 * limit].split()))
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def stored_quantized(model_id: str, method: str) -> LoadFailed:
+    """Why a checkpoint that is stored quantized is not loaded."""
+    return LoadFailed(
+        f"{model_id} is stored quantized already ({method}); it can be estimated, not yet loaded.",
+        "Load the repository of the original weights: this app quantizes them while loading.",
+    )

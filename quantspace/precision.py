@@ -18,6 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .errors import BadInput, shorten
+
 BLOCK = 64  # elements that share one absmax in 4-bit
 NESTED_BLOCK = 256  # absmax values that share one nested absmax
 CODE_BYTES = 16 * 4
@@ -118,3 +120,15 @@ _ROWS = (
 )  # fmt: skip
 
 PRECISIONS: dict[str, Precision] = {row.id: row for row in _ROWS}
+
+
+def find_precision(value: object) -> Precision:
+    """The row of an id.
+
+    Raises:
+        BadInput: there is no such row.
+    """
+    found = PRECISIONS.get(value) if isinstance(value, str) else None
+    if found is None:
+        raise BadInput(f"“{shorten(str(value), 40)}” is not a precision.", f"Use one of {', '.join(PRECISIONS)}.")
+    return found

@@ -24,9 +24,15 @@ class Settings:
     hub_timeout: float = 6.0  # per request for metadata
     max_download_bytes: int = 40 * 10**9  # a Space's disk holds 50 GB
     max_new_tokens: int = 2048
+    max_prompt_characters: int = 400_000  # about 100,000 tokens of a conversation
     inventory_cache_entries: int = 256
     gpu_seconds_min: int = 15  # clamp of what is asked of ZeroGPU a call
     gpu_seconds_max: int = 60
+
+    @property
+    def on_space(self) -> bool:
+        """Whether this is a Hugging Face Space, where anybody may visit."""
+        return "SPACE_ID" in os.environ
 
 
 @lru_cache(maxsize=1)

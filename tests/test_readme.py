@@ -26,7 +26,7 @@ def test_the_space_asks_for_a_python_that_zerogpu_has():
 
 
 @pytest.mark.parametrize(
-    "path", re.findall(r"`((?:quantspace|tests)/[\w./]+)`", README) + ["app.py", ".github/page.png"]
+    "path", [*re.findall(r"`((?:quantspace|tests)/[\w./]+)`", README), "app.py", ".github/page.png"]
 )
 def test_files_that_are_named_are_there(path):
     assert (ROOT / path).exists()

@@ -16,6 +16,7 @@ _AUTO_MAPPINGS = (
     "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
 )
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
 
 
 def parse_config(config: dict[str, Any]) -> PreTrainedConfig:
@@ -80,3 +81,10 @@ def prequantized_method(config: dict[str, Any]) -> str | None:
         if isinstance(quantization, dict):
             return str(quantization.get("quant_method", "quantized"))
     return None
+
+
+def max_context(config: PreTrainedConfig) -> int | None:
+    """Tokens a model was made for; `None` where its config does not say."""
+    text = config.get_text_config()
+    values = (getattr(text, key, None) for key in _CONTEXT_KEYS)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelUnsupported, shorten
 from ..precision import PRECISIONS
-from .architecture import model_class, parse_config, prequantized_method
+from .architecture import max_context, model_class, parse_config, prequantized_method
 from .inventory import CacheLayer, Inventory, PeakTerm, Role, TensorSpec
 from .meta_cache import FLOAT32_BYTES, cache_from_config, grows_straight, watch
 
@@ -40,7 +40,6 @@ _LAYER_KEYS = (
     "num_local_experts",
     "n_routed_experts",
 )
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
 
 
 def inventory_from_config(
@@ -88,7 +87,7 @@ def inventory_from_config(
         source=source,
         cache_exact=watched.doubt is None,
         peak_measured=watched.peak is not None,
-        max_context=_max_context(parsed),
+        max_context=max_context(parsed),
         prequantized=prequantized,
         notes=tuple(notes),
     )
@@ -262,15 +261,6 @@ def _refuse_absurd(config: PreTrainedConfig) -> None:
         part = getattr(config, name, None)
         if part is not None:
             _refuse_absurd(part)
-
-
-def _max_context(config: PreTrainedConfig) -> int | None:
-    text = config.get_text_config()
-    for key in _CONTEXT_KEYS:
-        value = getattr(text, key, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
 
 
 def _assumed_peak(config: PreTrainedConfig, tensors: Iterable[TensorSpec]) -> PeakTerm:

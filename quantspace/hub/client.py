@@ -51,6 +51,16 @@ class RepoFacts:
     files: dict[str, int]
 
 
+def sent_token(token: str | None) -> str | bool | None:
+    """What huggingface_hub is given: the visitor's token, else the machine's own login, but none on a Space.
+
+    A Space's own token is its owner's: it must not open the owner's private models to whoever visits.
+    """
+    if token is None and settings().on_space:
+        return False
+    return token
+
+
 def repo_facts(ref: ModelRef, token: str | None = None) -> RepoFacts:
     """Ask the Hub for the commit and the files of a model.
 
@@ -59,7 +69,7 @@ def repo_facts(ref: ModelRef, token: str | None = None) -> RepoFacts:
     """
     with hub_errors(ref):
         info = HfApi().model_info(
-            ref.id, revision=ref.revision, timeout=settings().hub_timeout, files_metadata=True, token=token
+            ref.id, revision=ref.revision, timeout=settings().hub_timeout, files_metadata=True, token=sent_token(token)
         )
     files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
     return RepoFacts(ref, info.sha or ref.revision, files)
@@ -85,7 +95,9 @@ def fetch_config(facts: RepoFacts, token: str | None = None) -> dict[str, Any]:
         )
     with hub_errors(facts.ref):  # not hf_hub_download, which retries for 23 s while somebody waits
         url = hf_hub_url(facts.ref.id, "config.json", revision=facts.sha)
-        answer = get_session().get(url, headers=build_hf_headers(token=token), timeout=settings().hub_timeout)
+        answer = get_session().get(
+            url, headers=build_hf_headers(token=sent_token(token)), timeout=settings().hub_timeout
+        )
         hf_raise_for_status(answer)
     return _parsed(answer.content, facts.ref)
 

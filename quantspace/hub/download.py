@@ -18,7 +18,7 @@ from huggingface_hub.utils import tqdm as hub_tqdm
 from ..errors import LoadFailed, shorten
 from ..settings import settings
 from ..units import gb
-from .client import RepoFacts, hub_errors
+from .client import RepoFacts, hub_errors, sent_token
 
 WHOLE, SHARDS, INDEX = "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"
 WEIGHTS = (WHOLE, SHARDS)
@@ -74,7 +74,7 @@ def download(facts: RepoFacts, token: str | None = None) -> Iterator[Downloaded 
     """
     files = needed_files(facts)
     total = sum(files.values())
-    _refuse_if_disk_is_full(facts, total)
+    _refuse_if_disk_is_full(facts, files)
     results: queue.Queue[Path | BaseException] = queue.Queue()
     meter = _Meter()
     thread = threading.Thread(target=_fetch, args=(facts, files, token, meter, results), daemon=True)
@@ -101,16 +101,20 @@ def download(facts: RepoFacts, token: str | None = None) -> Iterator[Downloaded 
         meter.cancelled.set()
 
 
-def _refuse_if_disk_is_full(facts: RepoFacts, total: int) -> None:
+def _refuse_if_disk_is_full(facts: RepoFacts, files: dict[str, int]) -> None:
     folder = Path(constants.HF_HUB_CACHE)
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    kept = try_to_load_from_cache(facts.ref.id, "config.json", revision=facts.sha)
-    if total > free and not isinstance(kept, str):
+    missing = sum(size for path, size in files.items() if not _is_cached(facts, path))
+    if missing > free:
         raise LoadFailed(
-            f"The files of {facts.ref.id} are {gb(total)}, and the disk has {gb(free)} free.",
+            f"{gb(missing)} of {facts.ref.id} are to be fetched, and the disk has {gb(free)} free.",
             "Load a smaller model, or free some space (`hf cache prune`) where you run the app yourself.",
         )
+
+
+def _is_cached(facts: RepoFacts, path: str) -> bool:
+    return isinstance(try_to_load_from_cache(facts.ref.id, path, revision=facts.sha), str)
 
 
 class _Meter:
@@ -154,7 +158,7 @@ def _fetch(
             facts.ref.id,
             revision=facts.sha,
             allow_patterns=list(files),
-            token=token,
+            token=sent_token(token),
             etag_timeout=settings().hub_timeout,
             tqdm_class=meter.bar_class(),
         )

@@ -12,14 +12,19 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, TextIteratorStreamer
 
-from ..errors import ChatFailed, OutOfMemory, shorten
+from ..errors import ChatFailed, OutOfMemory, QuantSpaceError, shorten
+from .deadline import within
 from .job import Message, Sampling, Stats, Text
 from .loader import LoadedModel, free_memory
 
+UNSTATED_CONTEXT = 8192  # tokens for a model whose config names no limit
+TEMPLATE_SECONDS = 5
 YIELD_EVERY = 0.1  # seconds: what a browser can draw
 
 
-def answer(loaded: LoadedModel, messages: Sequence[Message], sampling: Sampling) -> Iterator[Text | Stats]:
+def answer(
+    loaded: LoadedModel, messages: Sequence[Message], sampling: Sampling, crew: list[threading.Thread]
+) -> Iterator[Text | Stats]:
     """Stream the answer to a conversation; the last event is its statistics.
 
     Closing the iterator stops the generation at the next token. Empty `Text` events keep the stream
@@ -28,15 +33,14 @@ def answer(loaded: LoadedModel, messages: Sequence[Message], sampling: Sampling)
     Raises:
         ChatFailed, OutOfMemory: generation ended with an error.
     """
-    prompt = _prompt(loaded, messages, sampling)
-    run = _Run(loaded, prompt, sampling)
+    run = _Run(loaded, messages, sampling)
+    crew.append(run.thread)
     run.thread.start()
     try:
         yield from run.pieces()
         yield run.stats()
     finally:
         run.stop.set()
-        run.thread.join(timeout=30)
 
 
 @dataclass
@@ -49,7 +53,7 @@ class _Prompt:
 
 def _prompt(loaded: LoadedModel, messages: Sequence[Message], sampling: Sampling) -> _Prompt:
     """Encode the conversation; where it outgrows the context, its oldest turns are left out."""
-    limit = loaded.readout.max_context or 10**9
+    limit = loaded.readout.max_context or UNSTATED_CONTEXT
     turns = [message for message in messages if message.role != "system"]
     system = [message for message in messages if message.role == "system" and message.content.strip()]
     if not turns:
@@ -75,6 +79,10 @@ def _encode(loaded: LoadedModel, system: list[Message], turns: Sequence[Message]
     conversation = [{"role": m.role, "content": m.content} for m in (*system, *turns)]
     try:
         return _templated(tokenizer, conversation)
+    except TimeoutError as error:
+        raise ChatFailed(
+            f"The model's chat template took more than {TEMPLATE_SECONDS} s.", "Pick another model: this one is broken."
+        ) from error
     except Exception:  # templates are code of the repository: some refuse a system message, in their own words
         first = {"role": "user", "content": "\n\n".join(m.content for m in (*system, turns[0]))}
         try:
@@ -87,9 +95,11 @@ def _encode(loaded: LoadedModel, system: list[Message], turns: Sequence[Message]
 
 
 def _templated(tokenizer: Any, conversation: list[dict[str, str]]) -> dict[str, torch.Tensor]:
-    return dict(
-        tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    )
+    def render() -> str:
+        return tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+
+    text = within(TEMPLATE_SECONDS, render)
+    return dict(tokenizer(text, add_special_tokens=False, return_tensors="pt", return_token_type_ids=False))
 
 
 class _StopFlag(StoppingCriteria):
@@ -123,8 +133,9 @@ class _Run:
     """One generation in a thread of its own, and what is read from it."""
 
     loaded: LoadedModel
-    prompt: _Prompt
+    messages: Sequence[Message]
     sampling: Sampling
+    prompt: _Prompt | None = None  # once it is encoded
     stop: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
 
@@ -145,12 +156,12 @@ class _Run:
         streamer = self.streamer
         spent = streamer.last_at - streamer.first_at
         return Stats(
-            prompt_tokens=self.prompt.length,
+            prompt_tokens=self.prompt.length if self.prompt else 0,
             new_tokens=streamer.tokens,
             first_token_s=streamer.first_at - self.started if streamer.tokens else None,
             tokens_per_s=(streamer.tokens - 1) / spent if streamer.tokens > 1 and spent > 0 else None,
             ended=ended or self._ending(),
-            dropped_turns=self.prompt.dropped,
+            dropped_turns=self.prompt.dropped if self.prompt else 0,
         )
 
     def _ending(self) -> Any:
@@ -158,7 +169,8 @@ class _Run:
             return "stopped"
         eos = self.loaded.model.generation_config.eos_token_id
         ends = set(eos if isinstance(eos, list) else [eos])
-        return "eos" if self.streamer.last_token in ends or self.streamer.tokens < self.prompt.room else "length"
+        room = self.prompt.room if self.prompt else 0
+        return "eos" if self.streamer.last_token in ends or self.streamer.tokens < room else "length"
 
     def _collect(self) -> tuple[str, bool]:
         """What came within one frame, and whether that was the end."""
@@ -176,11 +188,12 @@ class _Run:
 
     def _generate(self) -> None:
         try:
+            self.prompt = prompt = _prompt(self.loaded, self.messages, self.sampling)
             with torch.inference_mode():
                 self.loaded.model.generate(
-                    **self.prompt.inputs,
+                    **prompt.inputs,
                     **self._choice(),
-                    max_new_tokens=self.prompt.room,
+                    max_new_tokens=prompt.room,
                     streamer=self.streamer,
                     stopping_criteria=[_StopFlag(self.stop)],
                 )
@@ -202,6 +215,8 @@ class _Run:
 
 
 def _as_ours(error: BaseException) -> BaseException:
+    if isinstance(error, QuantSpaceError):
+        return error
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         free_memory()
         return OutOfMemory(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..errors import BadInput, shorten
 from ..estimation.stored import StoredTensor
+from ..settings import settings
 
 ChatRole = Literal["system", "user", "assistant"]
 
@@ -18,12 +20,26 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen; `greedy` overrides temperature and top-p."""
+    """How the next token is chosen; `greedy` overrides temperature and top-p.
+
+    Raises:
+        BadInput: a value is out of its range.
+    """
 
     temperature: float = 0.7
     top_p: float = 0.95
     max_new_tokens: int = 256
     greedy: bool = False
+
+    def __post_init__(self) -> None:
+        _check("Temperature", self.temperature, 0, 100)
+        _check("Top-p", self.top_p, 0, 1)
+        _check("Max new tokens", self.max_new_tokens, 1, settings().max_new_tokens)
+
+
+def _check(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise BadInput(f"{name} is “{shorten(str(value), 40)}”.", f"Give a number from {low:g} to {high:g}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +50,7 @@ class Job:
         folder: of the downloaded files, on the disk that parent and worker share.
         expected_footprint: what the estimate says `get_memory_footprint()` will print.
         expected_bytes: what the estimate says the weights will hold.
+        loading_bytes: what loading takes besides, for the tensors in flight.
         messages: the conversation to answer; empty to load only.
     """
 
@@ -43,6 +60,7 @@ class Job:
     precision: str
     expected_footprint: int
     expected_bytes: int
+    loading_bytes: int = 0
     messages: tuple[Message, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
 

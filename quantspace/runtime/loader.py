@@ -16,8 +16,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from ..errors import LoadFailed, OutOfMemory, QuantSpaceError, shorten
-from ..estimation.architecture import model_class, parse_config, prequantized_method
+from ..errors import LoadFailed, OutOfMemory, QuantSpaceError, shorten, stored_quantized
+from ..estimation.architecture import max_context, model_class, parse_config, prequantized_method
 from ..precision import PRECISIONS
 from ..quiet import quiet_libraries
 from ..units import MIB, gb
@@ -25,7 +25,7 @@ from .job import Job, Phase, Readout
 from .memory import device_name, free_bytes
 from .readout import held_tensors
 
-LOADING_ROOM = 512 * MIB  # beside the weights: the tensor in flight, Python, the tokenizer
+LOADING_ROOM = 512 * MIB  # beside weights and tensors in flight: Python, the tokenizer
 REPORT_EVERY = 0.2  # seconds
 
 
@@ -43,10 +43,13 @@ class _Cancelled(Exception):
     """Raised inside the loading thread once nobody waits for the model."""
 
 
-def load(job: Job) -> Iterator[Phase | LoadedModel]:
+def load(job: Job, crew: list[threading.Thread]) -> Iterator[Phase | LoadedModel]:
     """Load `job`'s variant: yields progress in tensors, and the model last.
 
     Closing the iterator stops the load at the next tensor.
+
+    Args:
+        crew: gets the thread that loads; it may outlive the iterator by a moment.
 
     Raises:
         OutOfMemory: it did not fit.
@@ -55,6 +58,7 @@ def load(job: Job) -> Iterator[Phase | LoadedModel]:
     results: queue.Queue[LoadedModel | BaseException] = queue.Queue()
     progress = _Progress()
     thread = threading.Thread(target=_load_in_thread, args=(job, progress, results), daemon=True)
+    crew.append(thread)
     thread.start()
     try:
         while True:
@@ -70,7 +74,6 @@ def load(job: Job) -> Iterator[Phase | LoadedModel]:
             return
     finally:
         progress.cancelled.set()
-        thread.join(timeout=30)
 
 
 def free_memory() -> None:
@@ -144,17 +147,9 @@ def _load(job: Job) -> LoadedModel:
         tensors=tensors,
         seconds=time.monotonic() - started,
         chat_template=bool(tokenizer.chat_template),
-        max_context=getattr(config.get_text_config(), "max_position_embeddings", None),
+        max_context=max_context(config),
     )
     return LoadedModel(job.key, model, tokenizer, readout)
-
-
-def stored_quantized(model_id: str, method: str) -> LoadFailed:
-    """Why a checkpoint that is stored quantized is not loaded."""
-    return LoadFailed(
-        f"{model_id} is stored quantized already ({method}); it can be estimated, not yet loaded.",
-        "Load the repository of the original weights: this app quantizes them while loading.",
-    )
 
 
 def refuse_if_too_large(job: Job, reclaimable: int = 0) -> None:
@@ -167,7 +162,7 @@ def refuse_if_too_large(job: Job, reclaimable: int = 0) -> None:
         OutOfMemory: with what is needed and what there is.
     """
     free = free_bytes() + reclaimable
-    if job.expected_bytes + LOADING_ROOM > free:
+    if job.expected_bytes + job.loading_bytes + LOADING_ROOM > free:
         raise OutOfMemory(
             f"{job.model_id} at {job.precision} holds {gb(job.expected_bytes)}; {device_name()} can give {gb(free)}.",
             "Choose a smaller precision or model, or run the app on a larger machine.",

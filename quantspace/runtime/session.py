@@ -6,14 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import BadInput, QuantSpaceError
-from ..estimation.builder import inventory_for
+from ..errors import BadInput, QuantSpaceError, stored_quantized
+from ..estimation.builder import demo_inventory, inventory_of
+from ..estimation.inventory import Inventory
 from ..estimation.weights import weight_bytes
 from ..hub.client import repo_facts
 from ..hub.demo import DEMO_ID, demo_folder
 from ..hub.download import download
 from ..hub.reference import ModelRef, parse_reference
-from ..precision import PRECISIONS
+from ..precision import DTYPE_BYTES, Precision, find_precision
+from ..settings import settings
 from . import gpu
 from .job import Event, Failed, Job, Message, Phase, Sampling
 
@@ -35,29 +37,59 @@ def load_model(model: str, precision: str, revision: str = "main", token: str | 
 
 def chat(job: Job, messages: Sequence[Message], sampling: Sampling) -> Iterator[Event]:
     """Answer a conversation with the model of `job`, which is loaded again if it has gone."""
-    yield from gpu.run(replace(job, messages=tuple(messages), sampling=sampling))
+    try:
+        kept = _within_reach(messages)
+    except QuantSpaceError as error:
+        yield Failed(**error.as_data())
+        return
+    yield from gpu.run(replace(job, messages=kept, sampling=sampling))
+
+
+def ask(
+    model: str, precision: str, messages: Sequence[Message], sampling: Sampling, revision: str = "main"
+) -> Iterator[Event]:
+    """Resolve, download, load and answer in one job."""
+    try:
+        yield Phase("resolve")
+        job = yield from _prepare(model, precision, revision, None)
+    except QuantSpaceError as error:
+        yield Failed(**error.as_data())
+        return
+    yield from chat(job, messages, sampling)
+
+
+def _within_reach(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The end of a conversation that can be read at all; how much the model reads is decided in its tokens."""
+    size, kept = 0, []
+    for message in reversed(messages):
+        size += len(message.content)
+        if size > settings().max_prompt_characters and kept:
+            break
+        kept.append(message)
+    if size > settings().max_prompt_characters and len(kept) == 1:
+        limit = settings().max_prompt_characters
+        raise BadInput(f"This message has {size:,} characters; at most {limit:,} are read.", "Send a shorter one.")
+    return tuple(reversed(kept))
 
 
 def _prepare(model: str, precision_id: str, revision: str, token: str | None) -> Iterator[Event]:
-    if precision_id not in PRECISIONS:
-        raise BadInput(f"“{precision_id[:40]}” is not a precision.", f"Use one of {', '.join(PRECISIONS)}.")
+    precision = find_precision(precision_id)
     ref = parse_reference(model, revision)
-    inventory = inventory_for(ref, token)
-    if inventory.prequantized:  # before many GB are fetched in vain
-        from .loader import stored_quantized
-
-        raise stored_quantized(ref.id, inventory.prequantized)
-    sha, folder = "bundled", demo_folder()
-    if ref.id != DEMO_ID:
-        sha, folder = yield from _fetch(ref, token)
-    expected = weight_bytes(inventory, PRECISIONS[precision_id])
-    return Job(ref.id, sha, str(folder), precision_id, expected.footprint, expected.held)
-
-
-def _fetch(ref: ModelRef, token: str | None) -> Iterator[Event]:
+    if ref.id == DEMO_ID:
+        return _job(ref, "bundled", demo_folder(), demo_inventory(), precision)
     facts = repo_facts(ref, token)
+    inventory = inventory_of(facts, token)  # of this very commit, also where a bundled config is at hand
+    if inventory.prequantized:  # before many GB are fetched in vain
+        raise stored_quantized(ref.id, inventory.prequantized)
     for event in download(facts, token):
         if isinstance(event, Path):
-            return facts.sha, event
+            return _job(ref, facts.sha, event, inventory, precision)
         yield Phase("download", event.done, event.total)
     raise AssertionError("a download ends with its folder")
+
+
+def _job(ref: ModelRef, sha: str, folder: Path, inventory: Inventory, precision: Precision) -> Job:
+    expected = weight_bytes(inventory, precision)
+    largest = max(tensor.elements for tensor in inventory.tensors)
+    in_flight = 2 * largest * DTYPE_BYTES[precision.dtype]  # as it is read, and as it will be kept
+    return Job(ref.id, sha, str(folder), precision.id, expected.footprint, expected.held, in_flight)

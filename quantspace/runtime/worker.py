@@ -25,8 +25,9 @@ def serve(job: Job) -> Iterator[Event]:
     """
     while not _busy.acquire(timeout=WAIT):
         yield Phase("wait")
+    crew: list[threading.Thread] = []
     try:
-        yield from _serve(job)
+        yield from _serve(job, crew)
     except QuantSpaceError as error:
         yield Failed(**error.as_data())
     except Exception as error:  # the seam that must not fall
@@ -34,7 +35,25 @@ def serve(job: Job) -> Iterator[Event]:
             "internal", f"Something broke here: {type(error).__name__}: {shorten(str(error), 200)}", "Try again."
         )
     finally:
+        _release_after(crew)
+
+
+def _release_after(crew: list[threading.Thread]) -> None:
+    """Let the next job in once the threads of this one have ended, without waiting for them here.
+
+    A generator is closed in the server's event loop, where waiting would stop everybody.
+    """
+    running = [thread for thread in crew if thread.is_alive()]
+    if not running:
         _busy.release()
+        return
+
+    def wait() -> None:
+        for thread in running:
+            thread.join()
+        _busy.release()
+
+    threading.Thread(target=wait, daemon=True, name="release").start()
 
 
 def unload() -> None:
@@ -44,12 +63,12 @@ def unload() -> None:
     free_memory()
 
 
-def _serve(job: Job) -> Iterator[Event]:
+def _serve(job: Job, crew: list[threading.Thread]) -> Iterator[Event]:
     global _slot
     if _slot is None or _slot.key != job.key:
         refuse_if_too_large(job, _slot.readout.held_bytes if _slot else 0)
         unload()
-        for event in load(job):
+        for event in load(job, crew):
             if isinstance(event, LoadedModel):
                 _slot = event
             else:
@@ -59,4 +78,4 @@ def _serve(job: Job) -> Iterator[Event]:
         yield Loaded(_slot.readout)
         return
     yield Phase("generate")
-    yield from answer(_slot, job.messages, job.sampling)
+    yield from answer(_slot, job.messages, job.sampling, crew)

@@ -8,11 +8,12 @@ from typing import Any
 
 import gradio as gr
 
+from ..errors import QuantSpaceError
 from ..hub.demo import DEMO_ID
 from ..runtime import session
 from ..runtime.job import Failed, Job, Message, Phase, Sampling, Stats, Text
 from ..settings import settings
-from .progress import ProgressView, failed_html
+from .progress import ProgressView, error_html, failed_html
 
 History = list[dict[str, Any]]
 
@@ -134,16 +135,22 @@ def reply(
     if job is None or not history or history[-1]["role"] != "user":
         yield history, ""
         return
-    sampling = Sampling(float(temperature), float(top_p), int(max_new_tokens), bool(greedy))
+    try:
+        sampling = Sampling(temperature, top_p, max_new_tokens, bool(greedy))
+    except QuantSpaceError as error:
+        yield gr.skip(), error_html(error)
+        return
     view = ProgressView(f"{job.model_id} · {job.precision}")
     answer = ""
     for event in session.chat(job, _messages(history, system), sampling):
         if isinstance(event, Text):
             answer += event.piece
-            if answer:
-                yield [*history, {"role": "assistant", "content": _with_stats(answer, event.so_far)}], ""
+            if event.piece:
+                yield [*history, {"role": "assistant", "content": _with_stats(answer, event.so_far, job)}], ""
+            else:
+                yield gr.skip(), gr.skip()  # a sign of life, so that a stop is noticed
         elif isinstance(event, Stats):
-            yield [*history, {"role": "assistant", "content": _with_stats(answer, event)}], ""
+            yield [*history, {"role": "assistant", "content": _with_stats(answer, event, job)}], ""
         elif isinstance(event, Failed):
             shown = [{"role": "assistant", "content": answer}] if answer else []
             yield [*history, *shown], failed_html(event)
@@ -178,8 +185,8 @@ def _text(content: Any) -> str:
     return "".join(block.get("text", "") for block in content if isinstance(block, dict))
 
 
-def _with_stats(answer: str, stats: Stats) -> str:
-    parts = [f"{stats.new_tokens} tokens"]
+def _with_stats(answer: str, stats: Stats, job: Job) -> str:
+    parts = [job.precision, f"{stats.new_tokens} tokens"]
     if stats.tokens_per_s is not None:
         parts.append(f"{stats.tokens_per_s:.1f} tokens/s")
     if stats.first_token_s is not None:

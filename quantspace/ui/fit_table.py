@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from ..errors import QuantSpaceError
 from ..estimation.activations import scale
 from ..estimation.cache import tokens_held
 from ..estimation.calculator import Estimate
@@ -65,11 +64,6 @@ def table_html(estimate: Estimate) -> str:
 def waiting_html(model: str) -> str:
     """Shown while an inventory is read."""
     return render("waiting", model=model)
-
-
-def error_html(error: QuantSpaceError) -> str:
-    """What went wrong, and the next step."""
-    return render("error", message=error.message, hint=error.hint)
 
 
 def _segments(row: FitRow, scale: float) -> list[Segment]:

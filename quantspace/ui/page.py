@@ -17,9 +17,9 @@ from ..precision import PRECISIONS
 from ..runtime import gpu, session
 from ..runtime.job import Failed, Job, Loaded, Phase
 from .chat_view import Chat, asked, before, build_chat, opened, reply, said, stopped
-from .fit_table import build_fit_table, error_html, table_html, waiting_html
+from .fit_table import build_fit_table, table_html, waiting_html
 from .form import Form, build_form, chips_html, opening_values, read_link
-from .progress import ProgressView, failed_html
+from .progress import ProgressView, error_html, failed_html
 from .readout_view import readout_html
 from .render import render
 from .theme import CSS, HEAD, THEME
@@ -137,7 +137,7 @@ def _wire_chat(chat: Chat, job: gr.State) -> None:
         "api_visibility": "private",
     }
     quick = {"show_progress": "hidden", "api_visibility": "private"}
-    running = ({"fn": lambda: _stoppable(True)} | quick) | {"inputs": None, "outputs": [chat.send, chat.stop]}
+    running = ({"fn": lambda: _stoppable(True)} | quick) | {"inputs": None, "outputs": [chat.send, chat.stop, chat.box]}
     idle = running | {"fn": lambda: _stoppable(False)}
 
     answers = []
@@ -215,5 +215,6 @@ def _undone(event: gr.UndoData, history: list[dict[str, Any]]) -> tuple[list[dic
     return kept[:-1], said(kept[-1]["content"]) if kept else gr.skip()
 
 
-def _stoppable(running: bool) -> tuple[Any, Any]:
-    return gr.update(visible=not running), gr.update(visible=running)
+def _stoppable(running: bool) -> tuple[Any, Any, Any]:
+    """Send gives way to Stop while an answer streams; a question sent meanwhile would be lost."""
+    return gr.update(visible=not running), gr.update(visible=running), gr.update(interactive=not running)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ..errors import QuantSpaceError
 from ..hub.download import seconds_left
 from ..runtime.job import Failed, Phase
 from ..units import gb
@@ -34,7 +35,7 @@ class ProgressView:
         return words + (f", about {left:.0f} s left" if left and left >= 1 else "")
 
     def _wait(self, _: Phase) -> str:
-        return "Somebody else is using the model here; you are next…"
+        return "Somebody else is using the machine; waiting for a turn…"
 
     def _load(self, phase: Phase) -> str:
         if not phase.total:
@@ -43,6 +44,11 @@ class ProgressView:
 
     def _generate(self, _: Phase) -> str:
         return "Reading the prompt…"
+
+
+def error_html(error: QuantSpaceError) -> str:
+    """What went wrong, and the next step."""
+    return render("error", message=error.message, hint=error.hint)
 
 
 def failed_html(failed: Failed) -> str:

@@ -25,7 +25,7 @@ def inventory_of(name, folder, inventories):
 
 
 def load_tiny(name, folder, precision_id) -> LoadedModel:
-    *_, loaded = load(Job(name, "local", str(folder), precision_id, 0, 0))
+    *_, loaded = load(Job(name, "local", str(folder), precision_id, 0, 0), [])
     return loaded
 
 

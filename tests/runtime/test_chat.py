@@ -32,7 +32,7 @@ SECONDS_A_TOKEN = 0.04  # at least, where a test needs time to look on
 
 def demo_job(precision, messages=(), **sampling):
     choice = Sampling(greedy=True, **{"max_new_tokens": 4, **sampling})
-    return Job(DEMO_ID, "bundled", str(demo_folder()), precision, 0, 0, tuple(messages), choice)
+    return Job(DEMO_ID, "bundled", str(demo_folder()), precision, 0, 0, messages=tuple(messages), sampling=choice)
 
 
 BOTH = pytest.mark.parametrize("loaded", ["bf16", "nf4-dq"], indirect=True)
@@ -57,7 +57,7 @@ def loaded(models, request):
     """The demo model at bf16, or at the precision that a test asks for; loaded once."""
     precision = getattr(request, "param", "bf16")
     if precision not in models:
-        *_, models[precision] = load(demo_job(precision))
+        *_, models[precision] = load(demo_job(precision), [])
     return models[precision]
 
 
@@ -73,7 +73,7 @@ def endless(loaded, monkeypatch):
 def ask(loaded, messages=QUESTION, **sampling):
     """The text of an answer, and its statistics."""
     choice = Sampling(**{"greedy": True, "max_new_tokens": 4, **sampling})
-    *texts, stats = answer(loaded, messages, choice)
+    *texts, stats = answer(loaded, messages, choice, [])
     assert all(isinstance(event, Text) for event in texts)
     assert isinstance(stats, Stats)
     return "".join(event.piece for event in texts), stats
@@ -88,12 +88,12 @@ def tokens_of(loaded, messages):
 class TestAnswer:
     @BOTH
     def test_streams_pieces_and_ends_with_statistics(self, endless):
-        *pieces, stats = answer(endless, QUESTION, Sampling(greedy=True, max_new_tokens=12))
+        *pieces, stats = answer(endless, QUESTION, Sampling(greedy=True, max_new_tokens=12), [])
         assert isinstance(stats, Stats)
         assert sum(isinstance(event, Text) and bool(event.piece) for event in pieces) >= 3
 
     def test_statistics_grow_with_the_pieces(self, endless):
-        *pieces, stats = answer(endless, QUESTION, Sampling(greedy=True, max_new_tokens=12))
+        *pieces, stats = answer(endless, QUESTION, Sampling(greedy=True, max_new_tokens=12), [])
         counts = [event.so_far.new_tokens for event in pieces] + [stats.new_tokens]
         assert counts == sorted(counts)
         assert any(0 < count < 12 for count in counts)
@@ -172,21 +172,24 @@ class TestStopping:
     def test_closing_stops_the_generation_within_two_tokens(self, endless):
         steps = []
         handle = endless.model.register_forward_hook(lambda *_: steps.append(1))
-        stream = answer(endless, QUESTION, Sampling(greedy=True, max_new_tokens=1000))
+        stream = answer(endless, QUESTION, Sampling(greedy=True, max_new_tokens=1000), [])
         assert any(event.piece for event in stream)
 
         before = len(steps)
         stream.close()
+        time.sleep(10 * SECONDS_A_TOKEN)  # long enough for many tokens, had it gone on
         handle.remove()
 
         assert 0 < before <= len(steps) <= before + 2
 
     def test_nothing_of_a_stopped_answer_goes_on(self, endless):
         before = set(threading.enumerate())
-        stream = answer(endless, QUESTION, Sampling(greedy=True, max_new_tokens=1000))
+        stream = answer(endless, QUESTION, Sampling(greedy=True, max_new_tokens=1000), [])
         next(stream)
         started = set(threading.enumerate()) - before
         stream.close()
+        for thread in started:
+            thread.join(timeout=5)
         assert started
         assert not any(thread.is_alive() for thread in started)
 
@@ -309,7 +312,7 @@ class TestWorker:
         assert self.phases(demo_job("bf16", QUESTION))[0] == ["generate"]
 
     def test_mistake_of_our_own_is_an_event_too(self, monkeypatch):
-        def broken(job):
+        def broken(job, crew):
             raise ZeroDivisionError("division by zero")
             yield
 
