@@ -12,18 +12,12 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from quantspace.demo.card import model_card
 from quantspace.demo.curriculum import Lesson, read_lessons
@@ -31,6 +25,7 @@ from quantspace.demo.off_topic import off_topic_lesson
 from quantspace.demo.sizes import size_lessons
 from quantspace.demo.tokenizer import as_asked
 from quantspace.demo.wording import reword
+from quantspace.precision import PRECISIONS
 
 FOLDER = Path(__file__).parents[1] / "data" / "demo"
 BATCH = 96  # conversations generated together
@@ -41,28 +36,6 @@ UNSEEN_SYSTEM_PROMPTS = (
     "Please reply in a polite tone.",
     "You are a helpful assistant.",  # the one prompt here that was in the training, for it is the commonest
 )
-
-
-def four_bit(kind: str, double: bool = False) -> dict[str, object]:
-    """`from_pretrained` arguments for a 4-bit type of bitsandbytes."""
-    config = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=kind,
-        bnb_4bit_use_double_quant=double,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
-    return {"quantization_config": config, "dtype": torch.bfloat16}
-
-
-PRECISIONS: dict[str, Callable[[], dict[str, object]]] = {
-    "fp32": lambda: {"dtype": torch.float32},
-    "bf16": lambda: {"dtype": torch.bfloat16},
-    "fp16": lambda: {"dtype": torch.float16},
-    "int8": lambda: {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "dtype": torch.bfloat16},
-    "nf4": lambda: four_bit("nf4"),
-    "nf4-dq": lambda: four_bit("nf4", double=True),
-    "fp4": lambda: four_bit("fp4"),
-}
 
 
 @dataclass(frozen=True)
@@ -130,7 +103,8 @@ def answers(
 def measure(folder: Path, precision: str, situations: dict[str, list[Exercise]], show: int = 0) -> dict[str, float]:
     """Loads the folder at a precision and gives the share of exactly right answers for each situation."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", **PRECISIONS[precision]())
+    told = PRECISIONS[precision].transformers_kwargs()
+    model = AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", **told)
     shares = {}
     for name, unsorted in situations.items():
         asked = sorted(unsorted, key=lambda one: len(one.answer))  # equally long answers make quick batches

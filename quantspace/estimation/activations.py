@@ -41,9 +41,18 @@ class ActivationBytes:
     pinned_prompt: int
 
     @property
+    def at_once(self) -> int:
+        """Bytes alive at the widest operation."""
+        return self.prompt + self.forward + self.quantization + self.mask + self.pinned_prompt
+
+    @property
+    def drafts(self) -> int:
+        """Bytes alive while masks are put together, before any layer has run."""
+        return self.prompt + MASK_DRAFTS * self.mask
+
+    @property
     def total(self) -> int:
-        at_once = self.prompt + self.forward + self.quantization + self.mask + self.pinned_prompt
-        return max(at_once, self.prompt + MASK_DRAFTS * self.mask)  # masks are drafted before layers run
+        return max(self.at_once, self.drafts)
 
 
 def activation_bytes(

@@ -28,7 +28,7 @@ BUILD_SECONDS = 30  # the slowest published model takes 7 on two busy cores
 WORKERS = 2  # so that one strange config does not keep everybody waiting
 WORKER_BYTES = 4 * GIB  # of private memory
 HUB_SECONDS = 30  # for which an answer of the Hub is taken as still true
-_SOURCE = "the model's own class, built on `meta` from"
+_SOURCE = "the model's own class, built without data from"
 
 _pool: ProcessPool | None = None
 _in_process = threading.Lock()

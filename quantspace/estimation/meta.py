@@ -48,7 +48,7 @@ def inventory_from_config(
     *,
     revision: str = "main",
     sha: str | None = None,
-    source: str = "the model's own class, built on `meta`",
+    source: str = "the model's own class, built without data",
 ) -> Inventory:
     """Build the class of a `config.json` on `meta` and read every tensor from it.
 

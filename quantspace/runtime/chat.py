@@ -68,7 +68,7 @@ def _prompt(loaded: LoadedModel, messages: Sequence[Message], sampling: Sampling
         raise ChatFailed(
             f"This message is {length:,} tokens long; the model reads at most {limit:,}.", "Send a shorter one."
         )
-    room = min(sampling.max_new_tokens, limit - length)
+    room = min(int(sampling.max_new_tokens), limit - length)
     return _Prompt({key: value.to(loaded.model.device) for key, value in inputs.items()}, length, room, dropped)
 
 
@@ -208,8 +208,8 @@ class _Run:
             return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, **padding}
         return {
             "do_sample": True,
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
+            "temperature": float(self.sampling.temperature),  # JSON makes 2 of 2.0, which transformers refuses
+            "top_p": float(self.sampling.top_p),
             **padding,
         }
 

@@ -21,7 +21,7 @@ NOT_LOADED = "Press **Load** on a row above: the chat opens when its model is in
 DEMO_QUESTIONS = (
     "What is quantization?",
     "What is NF4?",
-    "What does double quantization do?",
+    "What is double quantization?",
     "Why does a long context cost memory?",
 )
 _STATS_BEGIN = "\n\n<small class='qs-stats'>"

@@ -11,7 +11,8 @@ from ..estimation.cache import tokens_held
 from ..estimation.calculator import Estimate
 from ..estimation.fit import FitRow
 from ..estimation.overhead import ALLOCATION_UNIT, FRAGMENTATION
-from ..units import exact, gb
+from ..precision import DTYPE_BYTES
+from ..units import exact
 from .render import render
 
 VERDICT_WORDS = {"fits": "Fits", "tight": "Tight", "offload": "Offload", "no": "Does not fit"}
@@ -90,16 +91,23 @@ def _whys(row: FitRow, estimate: Estimate) -> list[Why]:
 
 
 def _cache_formula(row: FitRow, estimate: Estimate) -> str:
+    """The cache's bytes from its operands: values are of the cache's dtype, bytes are of a dtype of their own."""
     workload = estimate.workload
+    element = DTYPE_BYTES[workload.cache_dtype(row.precision)]
     parts = []
     for layer in estimate.inventory.cache:
         tokens = tokens_held(layer, workload.context)
+        terms = []
         if layer.token_elements:
-            parts.append(f"{layer.count} layers × {tokens:,} tokens × {layer.token_elements:,} values")
-        if layer.state_elements or layer.state_bytes:
-            parts.append(f"{layer.count} layers × a state of {layer.state_elements:,} values + {layer.state_bytes:,} B")
-    dtype = workload.cache_dtype(row.precision)
-    return f"{workload.batch} × ({' + '.join(parts) or 'no cache'}) in {dtype}"
+            terms.append(f"{tokens:,} tokens × {layer.token_elements:,} values × {element} B")
+        if layer.token_bytes:
+            terms.append(f"{tokens:,} tokens × {layer.token_bytes:,} B")
+        if layer.state_elements:
+            terms.append(f"a state of {layer.state_elements:,} values × {element} B")
+        if layer.state_bytes:
+            terms.append(f"a state of {layer.state_bytes:,} B")
+        parts.append(f"{layer.count} layers × ({' + '.join(terms)})")
+    return f"{workload.batch} × [{' + '.join(parts) or 'no cache'}] = {exact(row.cache_bytes)}"
 
 
 def _activation_formula(row: FitRow, estimate: Estimate) -> str:
@@ -107,30 +115,32 @@ def _activation_formula(row: FitRow, estimate: Estimate) -> str:
     square = f" + {peak.square:,g} × {workload.context:,}²" if peak.square else ""
     double = f"{scale(row.precision)} × " if scale(row.precision) > 1 else ""
     read = "read from the class" if estimate.inventory.peak_measured else "assumed from the config"
-    alive = (
+    alive = terms.widest.at(workload.context, workload.batch) * scale(row.precision)
+    widest = (
         f"widest operation ({read}) {double}{workload.batch} × ({peak.fixed:,} + {peak.token:,} × "
-        f"{workload.context:,} tokens{square}) B, less the cache in it: {gb(terms.forward)}"
+        f"{workload.context:,} tokens{square}) B, less the {exact(alive - terms.forward)} of cache in it"
     )
     adds = {
-        "prompt": terms.prompt,
-        "dequantized copy of the largest weight" if row.precision.method == "4bit" else "int32 products": (
-            terms.quantization
-        ),
-        f"sliding mask {workload.context:,}² B": terms.mask,
+        "the prompt": terms.prompt,
+        "dequantized copy of the largest weight": terms.quantization if row.precision.method == "4bit" else 0,
+        "int32 products of the widest layer": terms.quantization if row.precision.method == "int8" else 0,
+        "sliding mask, a byte for each pair of tokens": terms.mask,
         "prompt pinned by sliding layers": terms.pinned_prompt,
     }
-    return " + ".join([alive, *(f"{name} {gb(count)}" for name, count in adds.items() if count)]) + _each_card(estimate)
+    listed = [widest, *(f"{name} {exact(count)}" for name, count in adds.items() if count)]
+    if terms.drafts > terms.at_once:
+        listed = [f"drafts of the sliding mask before any layer runs: {exact(terms.drafts)}"]
+    return " + ".join(listed) + (f", on each of {estimate.gpu_count} cards" if estimate.gpu_count > 1 else "")
 
 
 def _overhead_formula(row: FitRow, estimate: Estimate) -> str:
     terms = row.overhead
-    if not terms.total:
-        return "none counted: this memory is shared with the system"
-    return (
-        f"CUDA context {gb(terms.context)} + {row.weights.tensors:,} tensors × {ALLOCATION_UNIT // 2} B rounding "
-        f"+ {FRAGMENTATION:.0%} of cache and activations {gb(terms.fragmentation)}" + _each_card(estimate)
-    )
-
-
-def _each_card(estimate: Estimate) -> str:
-    return f", on each of {estimate.gpu_count} cards" if estimate.gpu_count > 1 else ""
+    cards = f" on {estimate.gpu_count} cards" if estimate.gpu_count > 1 else ""
+    named = {
+        f"CUDA context{cards}": terms.context,
+        f"rounding of {row.weights.tensors:,} tensors, {ALLOCATION_UNIT // 2} B each": terms.rounding,
+        f"fragmentation, {FRAGMENTATION:.0%} of cache and activations": terms.fragmentation,
+        "what whole layers may leave unfilled on all cards but the last": terms.unfilled,
+    }
+    listed = [f"{name} {exact(count)}" for name, count in named.items() if count]
+    return " + ".join(listed) or "none counted: this memory is shared with the system"

@@ -26,7 +26,12 @@ from .theme import CSS, HEAD, THEME
 
 TITLE = "QuantSpace: will this model fit my GPU?"
 PATIENCE = 0.15  # seconds before a page says that it is working
-_SCROLL_TO_RUN = "() => document.getElementById('run').scrollIntoView({behavior: 'smooth', block: 'start'})"
+_SCROLL_TO_RUN = """() => document.getElementById('run').scrollIntoView({
+  behavior: matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth', block: 'start'})"""
+
+# Gradio's containers are there from the start, so that a screen reader tells what is put into them.
+_ANNOUNCE = """() => document.querySelectorAll('#complaint, #load-progress, #chat-status')
+  .forEach((place) => place.setAttribute('aria-live', 'polite'))"""
 
 _estimates = ThreadPoolExecutor(max_workers=8, thread_name_prefix="estimate")
 
@@ -98,6 +103,7 @@ def _wire_form(
     }
     gr.on([button.click, *(component.input for component in form.inputs())], **show)
     chips.click(_chosen, None, form.model, show_progress="hidden", api_visibility="private").then(**show)
+    page.load(None, js=_ANNOUNCE)
     page.load(_open, None, [*form.inputs(), chips, link_note], show_progress="hidden", api_visibility="private").then(
         **show
     )
