@@ -252,9 +252,9 @@ def _refuse_absurd(config: PreTrainedConfig) -> None:
     """Refuse what no published model asks for, in any of its sub-models, before it is built."""
     for key in _LAYER_KEYS:
         asked = getattr(config, key, 0)
-        if isinstance(asked, int) and asked > MAX_LAYERS:
+        if isinstance(asked, int) and not 0 <= asked <= MAX_LAYERS:
             raise ModelUnsupported(
-                f"Its config.json asks for {asked:,} of {key}; the most that is built here is {MAX_LAYERS:,}.",
+                f"Its config.json asks for {asked:,} of {key}; 0 to {MAX_LAYERS:,} can be built here.",
                 "Check the file: no published model has that many.",
             )
     for name in config.sub_configs:

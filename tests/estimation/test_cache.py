@@ -25,6 +25,19 @@ def held_bytes(cache) -> int:
     return sum(storages.values())
 
 
+def test_an_encoder_decoder_holds_a_cache_of_both_sides(tiny_checkpoint):
+    folder = tiny_checkpoint("t5-float32-kept")
+    raw = json.loads((folder / "config.json").read_text())
+    model = model_class(parse_config(raw)).from_pretrained(folder, dtype=torch.bfloat16)
+    tokens = torch.randint(3, 500, (BATCH, PROMPT))
+
+    with torch.inference_mode():
+        output = model(input_ids=tokens, decoder_input_ids=tokens, use_cache=True)
+
+    held = held_bytes(output["past_key_values"])
+    assert held == cache_bytes(inventory_from_config(raw, "t5"), PROMPT, BATCH, "bfloat16")
+
+
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if not name.startswith("t5")])
 def test_the_cache_holds_what_was_estimated(name, tiny_checkpoint):
     folder = tiny_checkpoint(name)
