@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from quantspace import estimate
+from quantspace.estimation.builder import inventory_for
+from quantspace.estimation.hardware import gpus
 from quantspace.hub.catalogue import ALIASES, bundled_models, find_bundled
+from quantspace.hub.reference import ModelRef
 
 DATA = Path(str(files("quantspace").joinpath("data")))
 PRIVATE = re.compile(r"idx:|find_string|stored (copy|page)|on disk|/work/|/root/")
@@ -151,3 +155,18 @@ def test_the_class_that_transformers_builds_has_the_official_count(model_id):
         assert built == entry.official_parameters
     if entry.match == "DIFF":
         assert entry.difference.startswith(f"{built - entry.official_parameters:+d} parameters")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_id", [m for m in bundled_models() if find_bundled(m).match == "MATCH"])
+def test_the_inventory_has_the_official_count(model_id):
+    assert inventory_for(ModelRef(model_id)).parameters == find_bundled(model_id).official_parameters
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("model_id", bundled_models())
+def test_every_bundled_model_has_an_answer_on_every_gpu(model_id):
+    for gpu in gpus():
+        answer = estimate(model_id, gpu, context=4096).as_data()
+        assert len(answer["rows"]) == 7
+        assert all(row["total_bytes"] > row["weights_bytes"] > 0 for row in answer["rows"])
