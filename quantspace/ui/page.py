@@ -33,6 +33,10 @@ _SCROLL_TO_RUN = """() => document.getElementById('run').scrollIntoView({
 _ANNOUNCE = """() => document.querySelectorAll('#complaint, #load-progress, #chat-status')
   .forEach((place) => place.setAttribute('aria-live', 'polite'))"""
 
+# The box is closed while an answer streams; whoever types with keys goes on where they were.
+_FOCUS = """() => setTimeout(() => matchMedia('(pointer: fine)').matches
+  && document.querySelector('#message textarea').focus({preventScroll: true}), 100)"""
+
 _estimates = ThreadPoolExecutor(max_workers=8, thread_name_prefix="estimate")
 
 
@@ -153,7 +157,7 @@ def _wire_chat(chat: Chat, job: gr.State) -> None:
         chat.bot.retry(_retried, chat.bot, chat.bot, **quick),
     ):
         answer = start.then(**running).then(**streaming)
-        answer.then(**idle)
+        answer.then(**idle).then(None, js=_FOCUS)
         answers.append(answer)
     chat.stop.click(stopped, chat.bot, chat.bot, cancels=answers, **quick).then(**idle)
     chat.bot.undo(_undone, chat.bot, [chat.bot, chat.box], **quick)

@@ -58,6 +58,8 @@ def test_from_estimate_to_chat_and_on_to_another_precision(opened):
     measured = re.compile(r"\d+ tokens · [\d.]+ tokens/s · first token after [\d.]+ s")
     expect(last_answer(opened)).to_contain_text(measured)
 
+    expect(opened.locator("#message textarea")).to_be_focused()
+
     load(opened, "bf16")
     expect(opened.locator(".qs-off")).to_have_text(["0 B off", "0 B off"])
     expect(opened.locator(".qs-layers")).not_to_contain_text("uint8")
