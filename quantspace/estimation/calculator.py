@@ -121,10 +121,10 @@ def _notes(inventory: Inventory, workload: Workload) -> tuple[str, ...]:
 def _whole(name: str, value: Any, limit: int, unit: str) -> int:
     label = {"context": "Context", "batch": "Batch", "gpu_count": "Number of GPUs"}[name]
     hint = f"Give a whole number from 1 to {limit:,} ({unit})."
-    if isinstance(value, bool) or value is None:
+    if isinstance(value, bool) or value is None or value == "":
         raise BadWorkload(f"{label} is missing or not a number.", hint)
     try:
-        number = float(value)
+        number = _spelled(value) if isinstance(value, str) else float(value)
         whole = int(number)
     except (TypeError, ValueError, OverflowError) as error:
         raise BadWorkload(f"{label} is “{str(value)[:40]}”, which is not a number.", hint) from error
@@ -133,6 +133,14 @@ def _whole(name: str, value: Any, limit: int, unit: str) -> int:
     if not 1 <= whole <= limit:
         raise BadWorkload(f"{label} is {whole:,}, which is outside 1 to {limit:,}.", hint)
     return whole
+
+
+def _spelled(text: str) -> float:
+    """`32k` → 32768, as context lengths are spelled; `32,768` and `32768` too."""
+    plain = text.strip().lower().replace(",", "").replace("_", "")
+    if plain.endswith("k"):
+        return float(plain[:-1]) * 1024
+    return float(plain)
 
 
 def _cache_dtype(text: str) -> str:

@@ -151,7 +151,7 @@ def find_gpu(text: str) -> Gpu:
 
 
 def _unknown(name: str, key: str) -> UnknownGpu:
-    where = f"/gpus lists all {len(gpus())}."
+    where = f"the list has all {len(gpus())}."
     if not name:
         return UnknownGpu("No GPU was named.", f"Name one such as {_EXAMPLES}; {where}")
     near = get_close_matches(key, _by_key(), n=6, cutoff=0.5)

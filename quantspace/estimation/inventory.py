@@ -157,6 +157,11 @@ class Inventory:
         return sum(t.elements for t in self.tensors if t.role == "experts" and not t.quantizable)
 
     @cached_property
+    def quantizable_elements(self) -> int:
+        """Parameters in layers that a quantizer replaces."""
+        return sum(t.elements for t in self.tensors if t.quantizable)
+
+    @cached_property
     def widest_quantizable(self) -> int:
         """Most output features of a layer that a quantizer replaces; 0 when there is none."""
         return max((t.rows for t in self.tensors), default=0)

@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import BadModelId, shorten
+from .demo import DEMO_ID
 
 MAX_LENGTH = 1000  # of what is typed: a full link with a long file name is below it
 _EXAMPLE = "Type an id such as google/gemma-3-4b-it, or paste the link of its page on huggingface.co."
@@ -91,4 +92,6 @@ def _checked(model_id: str, revision: str, given: str) -> ModelRef:
         ) from error
     if not _SAFE_REVISION.fullmatch(revision) or ".." in revision:
         raise BadModelId(f"“{shorten(revision)}” is not a revision.", "Use a branch, a tag or a commit hash.")
+    if model_id.lower() == DEMO_ID:
+        model_id = DEMO_ID
     return ModelRef(model_id, revision)

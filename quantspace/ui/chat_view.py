@@ -160,9 +160,11 @@ def reply(
 
 
 def stopped(history: History) -> History:
-    """Mark the answer that was being streamed as stopped."""
-    if not history or history[-1]["role"] != "assistant":
+    """Mark the answer that was being streamed, or had not begun, as stopped."""
+    if not history:
         return history
+    if history[-1]["role"] == "user":
+        return [*history, {"role": "assistant", "content": f"(no words){_STATS_BEGIN}stopped{_STATS_END}"}]
     text = _text(history[-1]["content"])
     if _STATS_BEGIN not in text or text.endswith(_STATS_END):
         return history
@@ -195,6 +197,6 @@ def _with_stats(answer: str, stats: Stats, job: Job) -> str:
     if stats.ended in _ENDINGS:
         parts.append(_ENDINGS[stats.ended])
     if stats.dropped_turns:
-        parts.append(f"the oldest {stats.dropped_turns} messages no longer fit the context and were left out")
+        parts.append(f"left out, since the context is full: the oldest {stats.dropped_turns} of the messages")
     end = "…" if stats.ended == "running" else _STATS_END
     return f"{answer or '(no words)'}{_STATS_BEGIN}{' · '.join(parts)}{end}"

@@ -12,7 +12,7 @@ from ..estimation.calculator import Estimate
 from ..estimation.fit import FitRow
 from ..estimation.overhead import ALLOCATION_UNIT, FRAGMENTATION
 from ..precision import DTYPE_BYTES
-from ..units import exact
+from ..units import exact, gb
 from .render import render
 
 VERDICT_WORDS = {"fits": "Fits", "tight": "Tight", "offload": "Offload", "no": "Does not fit"}
@@ -58,8 +58,22 @@ def table_html(estimate: Estimate) -> str:
         usable=estimate.gpu.usable_bytes * estimate.gpu_count,
         line=100 * estimate.rows[0].usable_bytes / scale,
         words=VERDICT_WORDS,
+        headline=headline(estimate),
         rows=[(row, _segments(row, scale), _whys(row, estimate)) for row in estimate.rows],
     )
+
+
+def headline(estimate: Estimate) -> str:
+    """The answer in one sentence: what to take, or how far one could go instead."""
+    if estimate.recommended:
+        row = estimate.row(estimate.recommended)
+        how = "fits" if row.verdict == "fits" else "just fits"
+        return f"{row.precision.label} {how}, with {gb(row.free_bytes)} free: the most faithful that does."
+    asked = f"{estimate.workload.context:,} tokens × {estimate.workload.batch}"
+    furthest = max(estimate.rows, key=lambda row: row.max_context)
+    if furthest.max_context:
+        return f"Nothing fits at {asked}. {furthest.precision.label} fits up to {furthest.max_context:,} tokens."
+    return "Nothing fits, even for one token. Choose a larger card, several of them, or a smaller model."
 
 
 def waiting_html(model: str) -> str:

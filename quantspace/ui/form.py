@@ -12,9 +12,10 @@ from ..errors import UnknownGpu
 from ..estimation.calculator import KV_DTYPES
 from ..estimation.hardware import find_gpu, gpus
 from ..hub.catalogue import bundled_models
-from ..hub.demo import DEMO_ID
+from ..hub.demo import DEMO_ID, demo_config
 from ..hub.presence import hub_reachable
 from ..settings import settings
+from ..units import gb
 from .render import render
 
 # Small, open and able to chat: what a visitor with a network can load within a minute.
@@ -36,7 +37,7 @@ class Form:
 
     model: gr.Dropdown
     gpu: gr.Dropdown
-    context: gr.Number
+    context: gr.Textbox
     batch: gr.Number
     count: gr.Number
     kv: gr.Dropdown
@@ -70,7 +71,7 @@ def build_form() -> tuple[Form, gr.HTML, gr.Button]:
             elem_id="model",
         )
         gpu = gr.Dropdown(
-            [(f"{gpu.name} · {gpu.memory_label}", gpu.id) for gpu in gpus().values()],
+            [(f"{gpu.name} · {gb(gpu.usable_bytes)} usable", gpu.id) for gpu in gpus().values()],
             value=settings().default_gpu,
             label="GPU",
             info="What it must fit into",
@@ -81,11 +82,16 @@ def build_form() -> tuple[Form, gr.HTML, gr.Button]:
         )
     chips = gr.HTML(apply_default_css=False, js_on_load=_CLICKS, elem_id="model-chips")
     with gr.Row(elem_id="form-workload"):
-        context = gr.Number(
-            settings().default_context, label="Context", info="tokens", precision=0, min_width=100, elem_id="context"
+        context = gr.Textbox(
+            str(settings().default_context),
+            label="Context",
+            info="tokens: 8192, 32k",
+            max_lines=1,
+            min_width=100,
+            elem_id="context",
         )
-        batch = gr.Number(1, label="Batch", info="sequences at once", precision=0, min_width=90, elem_id="batch")
-        count = gr.Number(1, label="GPUs", info="1 to 8", precision=0, min_width=80, elem_id="count")
+        batch = gr.Number(1, label="Batch", info="sequences", min_width=90, elem_id="batch")
+        count = gr.Number(1, label="GPUs", info="1 to 8", min_width=80, elem_id="count")
         kv = gr.Dropdown(
             list(KV_DTYPES), value="auto", label="Cache dtype", info="auto: the model's", min_width=120, elem_id="kv"
         )
@@ -99,7 +105,7 @@ def read_link(parameters: Mapping[str, str]) -> Asked:
     readers = {
         "model": str.strip,
         "gpu": lambda text: find_gpu(text).id,
-        "context": int,
+        "context": lambda text: str(int(text)),
         "batch": int,
         "count": int,
         "kv": _known_kv,
@@ -117,8 +123,9 @@ def read_link(parameters: Mapping[str, str]) -> Asked:
 def opening_values(asked: Asked) -> list[Any]:
     """The form's values when the page opens: the link's, else what can be loaded from here."""
     first = SMALL_MODELS[0] if hub_reachable() else DEMO_ID
-    defaults = {"model": first, "gpu": settings().default_gpu, "context": settings().default_context}
-    defaults |= {"batch": 1, "count": 1, "kv": "auto"}
+    known = demo_config()["max_position_embeddings"] if first == DEMO_ID and "model" not in asked.values else None
+    context = str(known or settings().default_context)
+    defaults = {"model": first, "gpu": settings().default_gpu, "context": context, "batch": 1, "count": 1, "kv": "auto"}
     return list((defaults | asked.values).values())
 
 

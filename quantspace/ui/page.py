@@ -105,7 +105,8 @@ def _wire_form(
         "concurrency_limit": 16,
         "api_visibility": "private",
     }
-    gr.on([button.click, *(component.input for component in form.inputs())], **show)
+    typed = [form.context.submit, form.context.blur]
+    gr.on([button.click, *typed, *(component.input for component in form.inputs())], **show)
     chips.click(_chosen, None, form.model, show_progress="hidden", api_visibility="private").then(**show)
     page.load(None, js=_ANNOUNCE)
     page.load(_open, None, [*form.inputs(), chips, link_note], show_progress="hidden", api_visibility="private").then(
@@ -159,7 +160,9 @@ def _wire_chat(chat: Chat, job: gr.State) -> None:
         answer = start.then(**running).then(**streaming)
         answer.then(**idle).then(None, js=_FOCUS)
         answers.append(answer)
-    chat.stop.click(stopped, chat.bot, chat.bot, cancels=answers, **quick).then(**idle)
+    chat.stop.click(
+        lambda history: (stopped(history), ""), chat.bot, [chat.bot, chat.status], cancels=answers, **quick
+    ).then(**idle)
     chat.bot.undo(_undone, chat.bot, [chat.bot, chat.box], **quick)
     chat.clear.click(lambda: ([], ""), None, [chat.bot, chat.status], cancels=answers, **quick).then(**idle)
 

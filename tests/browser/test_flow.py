@@ -118,6 +118,8 @@ def test_a_bad_model_id_gets_a_sentence_and_the_page_goes_on(opened, model, word
         ("#context input", "0", "Context is 0"),
         ("#context input", "1000000000", "1,000,000,000"),
         ("#context input", "", "Context is missing"),
+        ("#context input", "many", "not a number"),
+        ("#batch input", "2.5", "not a whole number"),
         ("#batch input", "0", "Batch is 0"),
         ("#gpu input", "voodoo2", "voodoo2"),
     ],
@@ -128,6 +130,28 @@ def test_a_bad_number_or_gpu_gets_a_sentence(opened, field, value, words):
     box.press("Enter")
     expect(opened.locator("#complaint .qs-error")).to_contain_text(words, timeout=15_000)
     expect(opened.locator(".qs-row")).to_have_count(7)
+
+
+def test_a_context_may_be_spelled_as_people_say_it(opened):
+    opened.locator("#context input").fill("")
+    opened.locator("#context input").press_sequentially("32k")
+    opened.locator("#context input").press("Tab")
+    expect(opened.locator(".qs-fit")).to_contain_text("32,768 tokens × 1", timeout=15_000)
+
+
+def test_when_nothing_fits_the_page_says_how_far_one_could_go(page, offline_app):
+    page.goto(f"{offline_app}/?model=meta-llama/Llama-3.1-8B-Instruct&gpu=rtx-3060-12gb&context=32768")
+    expect(page.locator(".qs-headline")).to_contain_text("Nothing fits at 32,768", timeout=LOAD_MS)
+    expect(page.locator(".qs-headline")).to_contain_text("NF4 + double quant fits up to")
+
+
+def test_stop_before_the_first_word_ends_the_turn(opened):
+    load(opened, "bf16")
+    ask(opened, "Explain everything that takes memory, step by step. " * 100)
+    opened.click("#stop button, button#stop")
+    expect(opened.locator("#chat-status .qs-progress")).to_have_count(0, timeout=15_000)
+    expect(last_answer(opened)).to_be_visible(timeout=15_000)
+    expect(opened.locator("#message textarea")).to_be_editable()
 
 
 def test_a_gated_model_is_estimated_and_its_fp32_row_says_why_not(opened):
