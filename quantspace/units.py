@@ -5,7 +5,6 @@ GB is 10⁹ bytes and GiB is 2³⁰, always named as such.
 
 from __future__ import annotations
 
-GB = 10**9
 GIB = 2**30
 MIB = 2**20
 

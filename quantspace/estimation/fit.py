@@ -122,7 +122,7 @@ def fit(inventory: Inventory, precision: Precision, gpu: Gpu, gpu_count: int, wo
 
 
 def recommend(rows: list[FitRow]) -> str | None:
-    """The most faithful precision that fits, else that is tight, else none."""
+    """The most faithful precision that fits, else that is tight, else none; FP32 only where nothing else does."""
     for verdict in ("fits", "tight"):
         fitting = {row.precision.id for row in rows if row.verdict == verdict}
         for precision in _PREFERENCE:

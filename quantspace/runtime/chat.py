@@ -87,7 +87,7 @@ def _encode(loaded: LoadedModel, system: list[Message], turns: Sequence[Message]
         first = {"role": "user", "content": "\n\n".join(m.content for m in (*system, turns[0]))}
         try:
             return _templated(tokenizer, [first, *conversation[len(system) + 1 :]])
-        except Exception as error:
+        except Exception as error:  # the same: whatever a template raises is its refusal
             raise ChatFailed(
                 f"The model's chat template refuses this conversation: {shorten(str(error), 200)}",
                 "Clear the chat and ask again.",

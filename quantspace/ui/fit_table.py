@@ -67,8 +67,8 @@ def headline(estimate: Estimate) -> str:
     """The answer in one sentence: what to take, or how far one could go instead."""
     if estimate.recommended:
         row = estimate.row(estimate.recommended)
-        how = "fits" if row.verdict == "fits" else "just fits"
-        return f"{row.precision.label} {how}, with {gb(row.free_bytes)} free: the most faithful that does."
+        how = "it fits" if row.verdict == "fits" else "it just fits"
+        return f"Take {row.precision.label}: {how}, with {gb(row.free_bytes)} free."
     asked = f"{estimate.workload.context:,} tokens × {estimate.workload.batch}"
     furthest = max(estimate.rows, key=lambda row: row.max_context)
     if furthest.max_context:

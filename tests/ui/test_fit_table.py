@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from quantspace import estimate
-from quantspace.ui.fit_table import _whys, table_html
+from quantspace.ui.fit_table import _whys, headline, table_html
 
 MODELS = [
     "google/gemma-3-4b-it",
@@ -50,6 +50,13 @@ def test_markup_in_a_models_name_is_text():
     hostile = replace(answer, inventory=replace(answer.inventory, model_id="<img src=x onerror=alert(1)>"))
     assert "<img" not in table_html(hostile)
     assert "&lt;img" in table_html(hostile)
+
+
+def test_the_headline_says_what_to_take_or_how_far_one_could_go():
+    assert headline(estimate("google/gemma-3-4b-it", "t4")).startswith("Take BF16: it fits, with ")
+    far = headline(estimate("meta-llama/Llama-3.1-8B-Instruct", "rtx-3060-12gb", context=32768))
+    assert far.startswith("Nothing fits at 32,768 tokens × 1. NF4 + double quant fits up to ")
+    assert headline(estimate("meta-llama/Meta-Llama-3.1-405B", "t4")).startswith("Nothing fits, even for one token.")
 
 
 def test_every_verdict_is_said_in_words():
