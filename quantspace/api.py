@@ -13,15 +13,22 @@ from typing import Any
 import gradio as gr
 
 from .errors import BadInput, QuantSpaceError
-from .estimation.builder import inventory_for
+from .estimation.advice import smallest_gpus, what_fits
+from .estimation.builder import inventory_for, training_peak
 from .estimation.calculator import estimate as estimate_fit
+from .estimation.calculator import hardware_and_workload
+from .estimation.fit import applies
+from .estimation.hardware import find_gpu
 from .estimation.hardware import gpus as catalogue
 from .estimation.stored import StoredTensor, layer_table
+from .estimation.training.finetune import finetune as fit_finetune
+from .estimation.training.workload import FinetuneWorkload
 from .estimation.weights import stored_tensors
 from .hub.reference import parse_reference
 from .precision import find_precision
 from .runtime import session
 from .runtime.job import Event, Failed, Job, Loaded, Message, Phase, Sampling, Stats, Text
+from .runtime.measured_speed import measurements
 
 
 def estimate(
@@ -35,17 +42,20 @@ def estimate(
 ) -> dict[str, Any]:
     """Tell which precisions of a model fit a GPU, with exact weight bytes and the reason for each verdict.
 
+    Where memory is short, layers may be left to 32 GB of system memory: the verdict is then offload.
+
     Args:
         model: Id on the Hugging Face Hub such as google/gemma-3-4b-it, or the link of its page.
         gpu: Id or name of a card, such as t4, a100-80gb or rtx-4090; see gpus for all.
         gpu_count: Number of like GPUs, 1 to 8.
         context: Tokens in each sequence.
         batch: Sequences at once.
-        kv_dtype: Dtype of the KV cache: auto, bfloat16, float16 or float32.
+        kv_dtype: Dtype of the KV cache: auto, bfloat16, float16, float32, fp8, int4 or int2.
         revision: Branch, tag or commit of the model.
     """
     try:
-        return estimate_fit(model, gpu, gpu_count, context, batch, kv_dtype, revision).as_data()
+        asked = (model, gpu, gpu_count, context, batch, kv_dtype, revision)
+        return estimate_fit(*asked, measured=measurements.on).as_data()
     except QuantSpaceError as error:
         return {"error": error.as_data()}
 
@@ -60,16 +70,95 @@ def inventory(model: str, precision: str = "nf4-dq", revision: str = "main") -> 
 
     Args:
         model: Id on the Hugging Face Hub, or the link of its page.
-        precision: One of fp32, bf16, fp16, int8, nf4, nf4-dq, fp4.
+        precision: One of fp32, bf16, fp16, int8, nf4, nf4-dq, fp4, nf4-moe, native, int8-ao, fp8-ao, int4-ao,
+            awq-4bit, gptq-4bit, mxfp4.
         revision: Branch, tag or commit of the model.
     """
     try:
         wanted = find_precision(precision)
         found = inventory_for(parse_reference(model, revision))
+        if not applies(wanted, found):
+            raise BadInput(f"{wanted.label} means nothing for {found.model_id}.", "Ask for another precision.")
+        tensors = stored_tensors(found, wanted)
     except QuantSpaceError as error:
         return {"error": error.as_data()}
-    tensors = stored_tensors(found, wanted)
     return {"model": found.model_id, "precision": wanted.id, "exact": found.exact, "layers": _layers(tensors)}
+
+
+def finetune(
+    model: str,
+    gpu: str = "t4",
+    method: str = "qlora",
+    precision: str = "nf4-dq",
+    rank: int = 16,
+    targets: str = "all-linear",
+    batch: int = 1,
+    sequence: int = 2048,
+    optimizer: str = "paged-adamw-8bit",
+    checkpointing: bool = True,
+    revision: str = "main",
+) -> dict[str, Any]:
+    """Tell whether fine-tuning a model fits one GPU, term by term with formulas, and how long a sequence could be.
+
+    Args:
+        model: Id on the Hugging Face Hub, or the link of its page.
+        gpu: Id or name of a card; see gpus for all.
+        method: qlora, lora or full.
+        precision: Of the base weights: nf4-dq, nf4, fp4 or int8 for qlora; bf16, fp16 or fp32 otherwise.
+        rank: Of the adapters.
+        targets: Layers that are adapted: all-linear, or attention as PEFT takes by itself.
+        batch: Sequences a step.
+        sequence: Tokens in each sequence.
+        optimizer: adamw, adamw-8bit, paged-adamw-8bit or sgd.
+        checkpointing: Whether activations are computed again in the backward pass.
+        revision: Branch, tag or commit of the model.
+    """
+    try:
+        workload = FinetuneWorkload(method, precision, rank, targets, batch, sequence, optimizer, checkpointing)
+        reference, card = parse_reference(model, revision), find_gpu(gpu)
+        found, peak = inventory_for(reference), training_peak(reference, workload)
+        return {"model": found.model_id, **fit_finetune(found, card, workload, peak).as_data()}
+    except QuantSpaceError as error:
+        return {"error": error.as_data()}
+
+
+def choose_gpu(
+    model: str, context: int = 8192, batch: int = 1, kv_dtype: str = "auto", revision: str = "main"
+) -> dict[str, Any]:
+    """Tell the smallest GPU and the cheapest Space that a model fits on, precision by precision.
+
+    Args:
+        model: Id on the Hugging Face Hub, or the link of its page.
+        context: Tokens in each sequence.
+        batch: Sequences at once.
+        kv_dtype: Dtype of the KV cache: auto, bfloat16, float16, float32, fp8, int4 or int2.
+        revision: Branch, tag or commit of the model.
+    """
+    try:
+        _, workload = hardware_and_workload("t4", 1, context, batch, kv_dtype, 0)
+        found = inventory_for(parse_reference(model, revision))
+        return {"model": found.model_id, "advice": [one.as_data() for one in smallest_gpus(found, workload)]}
+    except QuantSpaceError as error:
+        return {"error": error.as_data()}
+
+
+def models_for_gpu(
+    gpu: str = "t4", gpu_count: int = 1, context: int = 8192, batch: int = 1, kv_dtype: str = "auto"
+) -> dict[str, Any]:
+    """List the models of the catalogue that fit a GPU, the largest first, each at the best precision that fits.
+
+    Args:
+        gpu: Id or name of a card; see gpus for all.
+        gpu_count: Number of like GPUs, 1 to 8.
+        context: Tokens in each sequence.
+        batch: Sequences at once.
+        kv_dtype: Dtype of the KV cache: auto, bfloat16, float16, float32, fp8, int4 or int2.
+    """
+    try:
+        hardware, workload = hardware_and_workload(gpu, gpu_count, context, batch, kv_dtype, 0)
+    except QuantSpaceError as error:
+        return {"error": error.as_data()}
+    return what_fits(hardware.gpu, hardware.count, workload).as_data()
 
 
 def load(model: str, precision: str = "nf4-dq", revision: str = "main") -> Iterator[dict[str, Any]]:
@@ -133,6 +222,9 @@ def add_endpoints() -> None:
     gr.api(estimate, api_name="estimate", queue=False)
     gr.api(gpus, api_name="gpus", queue=False)
     gr.api(inventory, api_name="inventory", queue=False)
+    gr.api(finetune, api_name="finetune", queue=False)
+    gr.api(choose_gpu, api_name="choose_gpu", queue=False)
+    gr.api(models_for_gpu, api_name="models_for_gpu", queue=False)
     gr.api(load, api_name="load", concurrency_limit=4)
     gr.api(chat, api_name="chat", concurrency_limit=8)
 

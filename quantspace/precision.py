@@ -3,14 +3,6 @@
 A row says how a precision is named, what transformers is told to load it, and what a weight becomes
 in memory. Nothing here imports torch until a load asks for its arguments, so that the estimate runs
 without it.
-
-Layouts of bitsandbytes 0.50 (`bitsandbytes/functional.py`, `quantize_4bit` and
-`int8_vectorwise_quant`), for a weight of N elements and `rows` output features:
-
-    int8      N int8                + 4 · rows                      (SCB, one float32 a row)
-    nf4, fp4  ⌈N/2⌉ uint8           + 4 · ⌈N/64⌉ + 64               (absmax float32, code float32[16])
-    nf4-dq    ⌈N/2⌉ uint8           + ⌈N/64⌉ + 4 · ⌈⌈N/64⌉/256⌉ + 1024 + 4 + 64
-                                      (absmax uint8, nested absmax, nested code float32[256], offset, code)
 """
 
 from __future__ import annotations
@@ -19,20 +11,75 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .errors import BadInput, shorten
+from .formula import Formula
 
-BLOCK = 64  # elements that share one absmax in 4-bit
-NESTED_BLOCK = 256  # absmax values that share one nested absmax
-CODE_BYTES = 16 * 4
-NESTED_CODE_BYTES = 256 * 4
-OFFSET_BYTES = 4
-
-Method = Literal["cast", "int8", "4bit"]
+Method = Literal["cast", "int8", "4bit", "torchao", "packed", "gguf", "stored"]
+Engine = Literal["transformers", "llama.cpp"]
 
 DTYPE_BYTES = {
     "float64": 8, "int64": 8, "complex64": 8,
     "float32": 4, "int32": 4,
     "bfloat16": 2, "float16": 2, "int16": 2,
-    "int8": 1, "uint8": 1, "bool": 1, "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e8m0fnu": 1,
+    "int8": 1, "uint8": 1, "bool": 1,
+    "float8_e4m3fn": 1, "float8_e4m3fnuz": 1, "float8_e5m2": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What memory makes of one quantized weight of `elements`, with `rows` outputs and `columns` inputs.
+
+    Attributes:
+        storage: dtype that memory holds, with the format in brackets.
+        data: bytes of the packed weight, what `get_memory_footprint()` counts.
+        constants: bytes of scales and the like beside it.
+        source: where this layout is written down.
+    """
+
+    storage: str
+    data: Formula
+    constants: Formula
+    source: str
+
+    def bytes(self, elements: int, rows: int, columns: int) -> tuple[int, int]:
+        """Bytes of data and of constants of one weight."""
+        data = self.data(elements=elements, rows=rows, columns=columns)
+        return data, self.constants(elements=elements, rows=rows, columns=columns)
+
+
+_UNITS = {"elements": "weights", "rows": "rows", "columns": "columns"}
+_BNB = "bitsandbytes/functional.py"
+_HALF = Formula("ceil(elements, 2)", **_UNITS)
+_WHOLE = Formula("elements", **_UNITS)
+_ABSMAX = Formula("4 * ceil(elements, 64) + 64", **_UNITS)  # float32 a block of 64; the 16 levels, float32
+_NESTED = Formula("ceil(elements, 64) + 4 * ceil(ceil(elements, 64), 256) + 1024 + 4 + 64", **_UNITS)
+_GROUPS = Formula("2 * ceil(elements, 128) + ceil(ceil(elements, 128), 2)", **_UNITS)  # fp16 scale, 4-bit zero
+
+LAYOUTS = {
+    "int8": Layout("int8", _WHOLE, Formula("4 * rows", **_UNITS), f"{_BNB}, int8_vectorwise_quant: SCB"),
+    "nf4": Layout("uint8 (nf4)", _HALF, _ABSMAX, f"{_BNB}, quantize_4bit"),
+    "fp4": Layout("uint8 (fp4)", _HALF, _ABSMAX, f"{_BNB}, quantize_4bit"),
+    "nf4-dq": Layout("uint8 (nf4)", _HALF, _NESTED, f"{_BNB}, quantize_4bit with compress_statistics"),
+    "int8-ao": Layout(
+        "int8 (torchao)", _WHOLE, Formula("4 * rows + rows", **_UNITS), "torchao Int8Tensor: scale and zero point a row"
+    ),
+    "fp8-ao": Layout(
+        "float8 (torchao)", _WHOLE, Formula("4 * rows", **_UNITS), "torchao Float8Tensor: a float32 scale a row"
+    ),
+    "int4-ao": Layout(
+        "int4 (torchao)", _HALF, Formula("2 * 2 * ceil(elements, 128)", **_UNITS),
+        "torchao Int4Tensor: bf16 scale and zero point a group of 128",
+    ),
+    "awq-4bit": Layout("int32 (awq)", _HALF, _GROUPS, "AutoAWQ, GEMM layout, groups of 128"),
+    "gptq-4bit": Layout(
+        "int32 (gptq)", _HALF,
+        Formula("2 * ceil(elements, 128) + ceil(ceil(elements, 128), 2) + 4 * columns", **_UNITS),
+        "GPTQ v1 layout, groups of 128, with g_idx",
+    ),
+    "mxfp4": Layout(
+        "uint8 (mxfp4)", _HALF, Formula("ceil(elements, 32)", **_UNITS),
+        "OCP Microscaling 1.0: an E8M0 scale a block of 32",
+    ),
 }  # fmt: skip
 
 
@@ -43,52 +90,44 @@ class Precision:
     Attributes:
         id: stable name, used in URLs and by the API.
         label: the name people know.
-        bits: bits per quantizable weight, constants of the format included, for large weights.
-        method: `cast` (all weights in one dtype) or what bitsandbytes makes of the linear layers.
+        method: `cast` (all weights in one dtype), or who makes what of the linear layers.
         dtype: dtype of all that is not quantized, and of the computation.
-        quant_type: `nf4` or `fp4` for 4-bit.
-        double_quant: whether the absmax values are quantized again.
         about: one sentence for people.
+        layout: what a quantized weight becomes; `None` where it is cast, mixed tensor by tensor, or stored so.
+        double_quant: whether the absmax values are quantized again.
+        experts: whether fused experts are quantized too.
+        engine: whose cache and compute buffers go with it.
+        missing: what keeps it from being loaded by this app; empty when it can.
     """
 
     id: str
     label: str
-    bits: float
     method: Method
     dtype: str
     about: str
-    quant_type: str | None = None
+    layout: Layout | None = None
     double_quant: bool = False
+    experts: bool = False
+    engine: Engine = "transformers"
+    missing: str = ""
 
     @property
     def quantizes(self) -> bool:
         return self.method != "cast"
 
     @property
-    def storage_name(self) -> str:
-        """The storage dtype of a weight in this precision, as the tables print it: `uint8 (nf4)`."""
-        return {"cast": self.dtype, "int8": "int8", "4bit": f"uint8 ({self.quant_type})"}[self.method]
-
-    def data_bytes(self, elements: int) -> int:
-        """Bytes of the data of a quantized weight of `elements`: what `get_memory_footprint()` counts."""
-        if self.method == "cast":
-            return elements * DTYPE_BYTES[self.dtype]
-        return elements if self.method == "int8" else -(-elements // 2)
-
-    def constant_bytes(self, elements: int, rows: int) -> int:
-        """Bytes of the quantization constants of that weight: what `get_memory_footprint()` misses."""
-        if self.method == "cast":
-            return 0
-        if self.method == "int8":
-            return 4 * rows
-        blocks = -(-elements // BLOCK)
-        if not self.double_quant:
-            return 4 * blocks + CODE_BYTES
-        nested = 4 * -(-blocks // NESTED_BLOCK) + NESTED_CODE_BYTES + OFFSET_BYTES
-        return blocks + nested + CODE_BYTES
+    def quant_type(self) -> str:
+        """`nf4` or `fp4`, as bitsandbytes is told."""
+        return self.id.partition("-")[0]
 
     def transformers_kwargs(self) -> dict[str, Any]:
-        """The keyword arguments of `from_pretrained` that load this precision."""
+        """The keyword arguments of `from_pretrained` that load this precision.
+
+        Raises:
+            BadInput: it can be estimated, but not loaded.
+        """
+        if self.missing:
+            raise not_loadable(self)
         import torch
         from transformers import BitsAndBytesConfig
 
@@ -106,20 +145,75 @@ class Precision:
         return {"dtype": dtype, "quantization_config": config}
 
 
+_BF16 = "bfloat16"
+_NOT_YET = "Estimated only: this app does not load it yet."
+_CALIBRATED = "Estimated only: it is made ahead of time, by calibration; look for a repository that has it."
+_FILE = "Estimated only: a GGUF file runs in llama.cpp and what builds on it."
+
+
+def _gguf(mix: str, about: str) -> Precision:
+    return Precision(mix, mix.upper(), "gguf", _BF16, about, engine="llama.cpp", missing=_FILE)
+
+
 _ROWS = (
-    Precision("fp32", "FP32", 32, "cast", "float32", "Full precision: the reference, at twice the size of 16 bits."),
-    Precision("bf16", "BF16", 16, "cast", "bfloat16", "How most models are published: FP32's range in half the bytes."),
-    Precision("fp16", "FP16", 16, "cast", "float16", "16 bits for cards without native BF16, such as the T4."),
-    Precision("int8", "INT8", 8, "int8", "bfloat16", "LLM.int8: 8-bit linear layers, outliers in 16 bits; slower."),
-    Precision("nf4", "NF4", 4.5, "4bit", "bfloat16", "4-bit levels spaced as normally distributed weights are.", "nf4"),
+    Precision("fp32", "FP32", "cast", "float32", "Full precision: the reference, at twice the size of 16 bits."),
+    Precision("bf16", "BF16", "cast", _BF16, "How most models are published: FP32's range in half the bytes."),
+    Precision("fp16", "FP16", "cast", "float16", "16 bits for cards without native BF16, such as the T4."),
     Precision(
-        "nf4-dq", "NF4 + double quant", 4.127, "4bit", "bfloat16",
-        "NF4 whose block scales are quantized again: the smallest here.", "nf4", True,
+        "int8", "INT8", "int8", _BF16, "LLM.int8: 8-bit linear layers, outliers in 16 bits; slower.", LAYOUTS["int8"]
     ),
-    Precision("fp4", "FP4", 4.5, "4bit", "bfloat16", "4-bit floating point levels; NF4 is often more faithful.", "fp4"),
+    Precision(
+        "nf4", "NF4", "4bit", _BF16, "4-bit levels spaced as normally distributed weights are.", LAYOUTS["nf4"]
+    ),
+    Precision(
+        "nf4-dq", "NF4 + double quant", "4bit", _BF16,
+        "NF4 whose block scales are quantized again: the smallest here.", LAYOUTS["nf4-dq"], double_quant=True,
+    ),
+    Precision(
+        "fp4", "FP4", "4bit", _BF16, "4-bit floating point levels; NF4 is often more faithful.", LAYOUTS["fp4"]
+    ),
+    Precision(
+        "nf4-moe", "NF4, experts too", "4bit", _BF16,
+        "NF4 + double quant with the fused experts quantized too (bitsandbytes.nn.parametrize).",
+        LAYOUTS["nf4-dq"], double_quant=True, experts=True, missing=_NOT_YET,
+    ),
+    Precision(
+        "native", "As published", "stored", _BF16, "The checkpoint as it is stored, quantized.", missing=_NOT_YET
+    ),
+    Precision(
+        "int8-ao", "INT8 torchao", "torchao", _BF16, "8-bit weights, a scale for each row.", LAYOUTS["int8-ao"],
+        missing=_NOT_YET,
+    ),
+    Precision(
+        "fp8-ao", "FP8 torchao", "torchao", _BF16, "8-bit floating point weights, a scale for each row.",
+        LAYOUTS["fp8-ao"], missing=_NOT_YET,
+    ),
+    Precision(
+        "int4-ao", "INT4 torchao", "torchao", _BF16, "4-bit weights in groups of 128.", LAYOUTS["int4-ao"],
+        missing=_NOT_YET,
+    ),
+    Precision(
+        "awq-4bit", "AWQ 4-bit", "packed", "float16", "Activation-aware 4-bit weights in groups of 128.",
+        LAYOUTS["awq-4bit"], experts=True, missing=_CALIBRATED,
+    ),
+    Precision(
+        "gptq-4bit", "GPTQ 4-bit", "packed", "float16", "4-bit weights in groups of 128, rounded layer by layer.",
+        LAYOUTS["gptq-4bit"], experts=True, missing=_CALIBRATED,
+    ),
+    Precision(
+        "mxfp4", "MXFP4", "packed", _BF16, "4-bit floating point in blocks of 32 with a shared exponent.",
+        LAYOUTS["mxfp4"], experts=True, missing=_CALIBRATED,
+    ),
+    _gguf("q8_0", "GGUF in 8 bits: as good as the original for most uses."),
+    _gguf("q6_k", "GGUF in about 6.6 bits."),
+    _gguf("q5_k_m", "GGUF in about 5.7 bits, more for the tensors that matter."),
+    _gguf("q4_k_m", "GGUF in about 4.9 bits, more for the tensors that matter: the usual choice."),
+    _gguf("q3_k_m", "GGUF in about 4 bits, more for the tensors that matter."),
+    _gguf("q2_k", "GGUF in about 3.2 bits: visibly worse answers."),
 )  # fmt: skip
 
 PRECISIONS: dict[str, Precision] = {row.id: row for row in _ROWS}
+LOADABLE: dict[str, Precision] = {row.id: row for row in _ROWS if not row.missing}
 
 
 def find_precision(value: object) -> Precision:
@@ -132,3 +226,20 @@ def find_precision(value: object) -> Precision:
     if found is None:
         raise BadInput(f"“{shorten(str(value), 40)}” is not a precision.", f"Use one of {', '.join(PRECISIONS)}.")
     return found
+
+
+def find_loadable(value: object) -> Precision:
+    """The row of an id that this app can load.
+
+    Raises:
+        BadInput: there is no such row, or it can only be estimated.
+    """
+    found = find_precision(value)
+    if found.missing:
+        raise not_loadable(found)
+    return found
+
+
+def not_loadable(precision: Precision) -> BadInput:
+    """The error of a precision that can be estimated but not loaded."""
+    return BadInput(f"{precision.label}: {precision.missing}", f"To load, use one of {', '.join(LOADABLE)}.")

@@ -20,6 +20,7 @@ class Settings:
     max_context: int = 100_000_000  # tokens asked for; past this a request is a typing error
     max_batch: int = 4096
     max_gpu_count: int = 8
+    max_images: int = 1000
     max_config_bytes: int = 8 * 2**20  # of a config.json that is fetched
     hub_timeout: float = 6.0  # per request for metadata
     max_download_bytes: int = 40 * 10**9  # a Space's disk holds 50 GB

@@ -37,18 +37,22 @@ def test_gemma_at_nf4_dq_holds_more_than_its_footprint_and_fits_a_t4(gemma):
 
 def test_gemma_at_fp32_does_not_fit_a_t4_and_says_by_how_much(gemma):
     row = rows(gemma)["fp32"]
-    assert row["verdict"] == "no"
+    assert row["verdict"] == "offload"
+    assert row["host"]["weights_bytes"] + row["cards"][0]["weights_bytes"] == row["weights_bytes"]
     assert "17.20 GB" in row["reason"] and "15.64 GB" in row["reason"]
     assert row["free_bytes"] < 0 and f"{-row['free_bytes'] / 1e9:.2f} GB short" in row["reason"]
 
 
 def test_the_answer_has_the_shape_that_programs_depend_on(gemma):
-    assert set(gemma) == {"model", "gpu", "rows", "recommended"}
+    assert set(gemma) == {"model", "gpu", "rows", "recommended", "engines"}
     assert set(gemma["model"]) == {
         "id", "revision", "sha", "architecture", "parameters", "source", "exact", "max_context", "notes",
     }  # fmt: skip
-    assert set(gemma["gpu"]) == {"id", "name", "count", "memory_bytes", "usable_bytes"}
-    assert [row["precision"] for row in gemma["rows"]] == ["fp32", "bf16", "fp16", "int8", "nf4", "nf4-dq", "fp4"]
+    assert set(gemma["gpu"]) == {"id", "name", "count", "memory_bytes", "usable_bytes", "host_bytes"}
+    assert [row["precision"] for row in gemma["rows"]] == [
+        "fp32", "bf16", "fp16", "int8", "nf4", "nf4-dq", "fp4", "int8-ao", "fp8-ao", "int4-ao", "awq-4bit", "gptq-4bit",
+        "mxfp4", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k",
+    ]  # fmt: skip
     for row in gemma["rows"]:
         parts = ("weights_bytes", "cache_bytes", "activation_bytes", "overhead_bytes")
         assert row["total_bytes"] == sum(row[part] for part in parts)
@@ -107,6 +111,52 @@ def test_one_plain_post_is_answered_at_once(offline_app):
     assert answer.json()["data"][0]["gpu"]["id"] == "l4"
 
 
+def test_speed_is_a_range_with_what_it_assumes(gemma):
+    speed = rows(gemma)["bf16"]["tokens_per_s"]
+    assert 0 < speed["low"] < speed["high"]
+    assert "transformers" in speed["assumption"]
+
+
+def test_several_gpus_tell_what_each_holds(client):
+    row = rows(client.predict("meta-llama/Llama-3.1-70B-Instruct", "a100", 4, api_name="/estimate"))["bf16"]
+    assert len(row["cards"]) == 4 and sum(card["weights_bytes"] for card in row["cards"]) == row["weights_bytes"]
+    assert row["tensor_parallel"]["fits"]
+
+
+def test_fine_tuning_is_answered_term_by_term(client):
+    answer = client.predict("google/gemma-3-4b-it", "t4", api_name="/finetune")
+    assert answer["verdict"] == "fits"
+    assert sum(term["bytes"] for term in answer["terms"]) == answer["total_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"method": "prompt"}, "prompt"),
+        ({"rank": 0}, "0"),
+        ({"sequence": "long"}, "long"),
+        ({"optimizer": "lion"}, "lion"),
+        ({"gpu": "voodoo2"}, "voodoo2"),
+        ({"model": "../x"}, "not a model id"),
+    ],
+)
+def test_bad_fine_tuning_gets_a_sentence(client, arguments, words):
+    error = client.predict(**{"model": "google/gemma-3-4b-it", **arguments}, api_name="/finetune")["error"]
+    assert words in error["message"] and error["hint"]
+
+
+def test_the_smallest_hardware_for_a_model_is_told(client):
+    advice = client.predict("google/gemma-3-4b-it", api_name="/choose_gpu")["advice"]
+    assert {one["precision"] for one in advice} == {"bf16", "int8", "nf4-dq"}
+    assert all(one["card"]["verdict"] == "fits" for one in advice)
+
+
+def test_models_for_a_gpu_are_ranked(client):
+    models = client.predict("t4", api_name="/models_for_gpu")["models"]
+    assert len(models) > 20
+    assert [model["parameters"] for model in models] == sorted((m["parameters"] for m in models), reverse=True)
+
+
 def test_the_gpu_catalogue_is_listed(client):
     listed = {gpu["id"]: gpu for gpu in client.predict(api_name="/gpus")}
     assert listed["t4"]["usable_bytes"] == 15_636_365_312
@@ -134,5 +184,5 @@ def test_a_chat_streams_text_and_ends_with_statistics(client):
 
 def test_page_handlers_are_not_part_of_the_api(client):
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == {
-        "/estimate", "/gpus", "/inventory", "/load", "/chat",
+        "/estimate", "/gpus", "/inventory", "/load", "/chat", "/finetune", "/choose_gpu", "/models_for_gpu",
     }  # fmt: skip

@@ -7,7 +7,7 @@ from quantspace.demo.check import exercise, measure
 from quantspace.demo.curriculum import read_lessons
 from quantspace.estimation.builder import demo_inventory
 from quantspace.hub.demo import demo_config, demo_folder
-from quantspace.precision import PRECISIONS
+from quantspace.precision import LOADABLE
 from quantspace.ui.chat_view import DEMO_QUESTIONS
 
 MEBIBYTE = 2**20
@@ -29,7 +29,7 @@ def test_it_is_a_llama_with_a_chat_template():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", LOADABLE)
 def test_it_answers_what_it_was_taught(precision):
     """Character for character, a sample of the lessons; its card has the figures for all."""
     threads = torch.get_num_threads()

@@ -74,6 +74,18 @@ class TestAnswers:
         hub.add_repo("client/bom", {"config.json": b'\xef\xbb\xbf{"model_type": "llama"}'})
         assert fetch_config(repo_facts(ModelRef("client/bom"))) == {"model_type": "llama"}
 
+    def test_quantization_that_stands_in_a_file_beside_the_config_is_known(self, hub, tiny_checkpoint):
+        config = (tiny_checkpoint("llama-untied") / "config.json").read_bytes()
+        beside = {
+            "producer": {"name": "modelopt"},
+            "quantization": {"quant_algo": "FP8", "exclude_modules": ["lm_head"]},
+        }
+        hub.add_repo("client/modelopt", {"config.json": config, "hf_quant_config.json": json.dumps(beside)})
+        inventory = inventory_for(ModelRef("client/modelopt"))
+        assert inventory.prequantized == "modelopt"
+        packed = [tensor for tensor in inventory.native if tensor.fixed_dtype == "float8_e4m3fn"]
+        assert len(packed) == 3 * 7  # three layers of seven linear ones; the head is left out
+
     def test_model_that_is_not_bundled_is_estimated_from_the_hub(self, hub, llama):
         inventory = inventory_for(ModelRef(llama))
         assert (inventory.model_id, inventory.architecture) == (llama, "LlamaForCausalLM")

@@ -39,11 +39,11 @@ def test_the_python_example_gives_what_its_comments_say(capsys):
 
 
 def test_the_number_of_compared_architectures_is_the_true_one():
-    from quantspace.precision import PRECISIONS
+    from quantspace.precision import LOADABLE
     from tests.tiny_models import ARCHITECTURES
 
     told = re.search(r"load (\d+) architectures at (\d+) precisions", README)
-    assert (int(told[1]), int(told[2])) == (len(ARCHITECTURES), len(PRECISIONS))
+    assert (int(told[1]), int(told[2])) == (len(ARCHITECTURES), len(LOADABLE))
 
 
 def test_nothing_but_the_house_stands_at_the_top_level():

@@ -59,6 +59,17 @@ def _llava() -> PreTrainedConfig:
     return _config("llava", text_config=text, vision_config=vision, image_token_index=511)
 
 
+def _mllama() -> PreTrainedConfig:
+    tiles = {"max_num_tiles": 1, "supported_aspect_ratios": [[1, 1]], "image_size": 28, "patch_size": 14}
+    layers = {"num_hidden_layers": 2, "num_global_layers": 1, "intermediate_layers_indices": [0]}
+    vision = {"hidden_size": 64, "intermediate_size": 128, "attention_heads": 2, "vision_output_dim": 128}
+    text = {**TEXT, "cross_attention_layers": [1], "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    return _config(
+        "mllama", architectures=["MllamaForConditionalGeneration"], vision_config={**vision, **layers, **tiles},
+        text_config=text, image_token_index=511,
+    )  # fmt: skip
+
+
 ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama-untied": _text("llama", tie_word_embeddings=False),
     "llama-tied": _text("llama", tie_word_embeddings=True),
@@ -107,6 +118,48 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
     ),
     "lfm2-hybrid": _text(
         "lfm2", num_hidden_layers=3, layer_types=["conv", "full_attention", "conv"], block_auto_adjust_ff_dim=False
+    ),
+    "mamba2-state": lambda: _config(
+        "mamba2", vocab_size=512, hidden_size=128, state_size=16, num_hidden_layers=3, num_heads=8, head_dim=32,
+        n_groups=1, chunk_size=64, expand=2, time_step_limit=[0.0, 1e9],
+    ),
+    "falcon-h1-hybrid": _text(
+        "falcon_h1", mamba_d_ssm=128, mamba_n_heads=4, mamba_d_head=32, mamba_n_groups=1, mamba_d_state=16,
+        mamba_chunk_size=64, time_step_limit=[0.0, 1e9],
+    ),
+    "jamba-hybrid": _text(
+        "jamba", num_hidden_layers=4, num_experts=4, num_experts_per_tok=2, attn_layer_period=2, attn_layer_offset=1,
+        expert_layer_period=2, expert_layer_offset=1, mamba_dt_rank=64,
+    ),
+    "qwen3.5-hybrid": _text(
+        "qwen3_5_text", num_hidden_layers=4, linear_key_head_dim=32, linear_value_head_dim=32,
+        linear_num_key_heads=2, linear_num_value_heads=4,
+    ),
+    "minimax-linear": _text(
+        "minimax", num_local_experts=4, num_experts_per_tok=2, block_size=64,
+        layer_types=["linear_attention", "full_attention", "linear_attention"],
+    ),
+    "gemma3n-shared": _text(
+        "gemma3n_text", sliding_window=16, num_hidden_layers=5, num_kv_shared_layers=2, laurel_rank=16,
+        vocab_size_per_layer_input=512, hidden_size_per_layer_input=32, intermediate_size=[192] * 5,
+        activation_sparsity_pattern=[0.0] * 5,
+        layer_types=["sliding_attention", "full_attention"] * 2 + ["sliding_attention"],
+    ),
+    "gemma4-shared": _text(
+        "gemma4_text", sliding_window=16, num_hidden_layers=4, num_kv_shared_layers=1, global_head_dim=64,
+        vocab_size_per_layer_input=512, hidden_size_per_layer_input=32,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+    ),
+    "llama4-chunked": _text(
+        "llama4_text", num_hidden_layers=4, intermediate_size_mlp=192, num_local_experts=4, attention_chunk_size=16,
+        interleave_moe_layer_step=2, no_rope_layers=[1, 1, 1, 0],
+    ),
+    "mllama-cross": _mllama,
+    "bart-two-sided": lambda: _config(
+        "bart", architectures=["BartForConditionalGeneration"], vocab_size=512, d_model=128, encoder_layers=2,
+        decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=192,
+        decoder_ffn_dim=192, max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=2, forced_eos_token_id=2,
     ),
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ from quantspace.demo.off_topic import off_topic_lesson
 from quantspace.demo.sizes import size_lessons
 from quantspace.demo.tokenizer import as_asked
 from quantspace.demo.wording import reword
-from quantspace.precision import PRECISIONS
+from quantspace.precision import LOADABLE
 
 FOLDER = Path(__file__).parents[1] / "data" / "demo"
 BATCH = 96  # conversations generated together
@@ -103,7 +103,7 @@ def answers(
 def measure(folder: Path, precision: str, situations: dict[str, list[Exercise]], show: int = 0) -> dict[str, float]:
     """Loads the folder at a precision and gives the share of exactly right answers for each situation."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    told = PRECISIONS[precision].transformers_kwargs()
+    told = LOADABLE[precision].transformers_kwargs()
     model = AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", **told)
     shares = {}
     for name, unsorted in situations.items():
@@ -120,7 +120,7 @@ def arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--precisions", nargs="+", choices=LOADABLE, default=list(LOADABLE))
     parser.add_argument("--only", nargs="+", help="situations to measure, by name (default: all)")
     parser.add_argument("--show", type=int, default=0, help="wrong answers to print for each situation")
     parser.add_argument("--card", action="store_true", help="write the figures into the folder's README.md")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelUnsupported, shorten
+from .native.methods import quantization_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -34,9 +35,10 @@ def parse_config(config: dict[str, Any]) -> PreTrainedConfig:
             f"Its config.json names {kind}, which transformers does not build without the repository's own code.",
             "Pick a model whose architecture is part of transformers; code from a repository is never run here.",
         )
-    plain = {key: value for key, value in config.items() if key != "quantization_config"}
-    try:
-        return CONFIG_MAPPING[model_type].from_dict(plain)
+    plain = {key: value for key, value in config.items() if key not in ("quantization_config", "hf_quant_config")}
+    config_class = CONFIG_MAPPING[model_type]
+    try:  # infinities are written as {"__float__": "Infinity"}, which only reading from a file undoes
+        return config_class.from_dict(config_class._decode_special_floats(plain))
     except Exception as error:  # a seam: config.json is somebody else's file, validators raise anything
         raise ModelUnsupported(
             f"transformers refuses this config.json: {shorten(str(error), 160)}",
@@ -74,13 +76,13 @@ def _candidates(config_class: type) -> Iterator[type[PreTrainedModel]]:
 
 
 def prequantized_method(config: dict[str, Any]) -> str | None:
-    """`fp8`, `gptq`, … where the checkpoint is stored quantized, else `None`."""
-    text_config = config.get("text_config")
-    for part in (config, text_config if isinstance(text_config, dict) else {}):
-        quantization = part.get("quantization_config")
-        if isinstance(quantization, dict):
-            return str(quantization.get("quant_method", "quantized"))
-    return None
+    """`fp8`, `gptq`, … where the checkpoint is stored quantized, else `None`.
+
+    Args:
+        config: the parsed `config.json`, with that of `hf_quant_config.json` beside it under that name, if any.
+    """
+    found = quantization_of(config, config.get("hf_quant_config"))
+    return None if found is None else str(found.get("quant_method", "quantized"))
 
 
 def max_context(config: PreTrainedConfig) -> int | None:

@@ -3,47 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from functools import cached_property
 
+from ..formula import Term
 from ..precision import PRECISIONS, Precision
 from ..settings import settings
 from ..units import gb
-from .activations import ActivationBytes, activation_bytes
-from .cache import cache_bytes
+from .cache import kept_dtype
+from .demand import Bytes, Demand, largest
+from .engines.tensor_parallel import TensorParallel, tensor_parallel
+from .gguf.model import gguf_model
 from .hardware import Gpu
 from .inventory import Inventory
-from .overhead import OverheadBytes, overhead_bytes
-from .weights import WeightBytes, largest_layer_bytes, weight_bytes
+from .placement import Share, Split
+from .speed.expected import Measured, SpeedRange, decode_speed
+from .verdict import Verdict, verdict_on
+from .weights import WeightBytes, largest_quantized, weight_bytes
+from .workload import Hardware, Workload
 
-Verdict = Literal["fits", "tight", "offload", "no"]
+# What was measured on this machine for a card, a model's id and a precision's; `None` where nothing was.
+Measurements = Callable[[Gpu, str, str], Measured | None]
 
-TIGHT_MARGIN = 0.05  # of usable memory: less than this free is called tight
+# What vLLM keeps where transformers would quantize: it has FP8, and nothing smaller.
+_VLLM_CACHES = {"fp8": "float8_e4m3fn", "int4": "bfloat16", "int2": "bfloat16"}
 # From most to least faithful to the published weights; FP32 only doubles bytes that were published in 16 bits.
-_PREFERENCE = ("bf16", "fp16", "int8", "nf4", "nf4-dq", "fp4", "fp32")
+PREFERENCE = ("native", "bf16", "fp16", "int8", "nf4", "nf4-dq", "nf4-moe", "fp4", "fp32")
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What a model is asked to do: tokens in each sequence, sequences at once, dtype of the cache."""
-
-    context: int = 8192
-    batch: int = 1
-    kv_dtype: str = "auto"
-
-    def cache_dtype(self, precision: Precision) -> str:
-        return precision.dtype if self.kv_dtype == "auto" else self.kv_dtype
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FitRow:
-    """One row of the fit table. Bytes are integers; `free_bytes` is negative where memory is short."""
+    """One row of the fit table. Bytes are integers over all cards; `free_bytes` is negative where memory is short.
+
+    Attributes:
+        shares: what each card holds, where there are several.
+        split: which modules stay in system memory, where the verdict is `offload`.
+        speed: tokens a second to expect while answering; `None` where it can't run or can't be told.
+    """
 
     precision: Precision
+    demand: Demand = field(repr=False)
+    workload: Workload
     weights: WeightBytes
-    cache_bytes: int
-    activations: ActivationBytes
-    overhead: OverheadBytes
+    needed: Bytes
     gpu_count: int
     usable_bytes: int
     verdict: Verdict
@@ -52,121 +54,180 @@ class FitRow:
     max_batch: int
     loadable: bool
     exact: bool
+    split: Split | None = None
+    speed: SpeedRange | None = None
     notes: tuple[str, ...] = ()
 
     @property
+    def cache_bytes(self) -> int:
+        return self.needed.cache
+
+    @property
     def activation_bytes(self) -> int:
-        return self.activations.total * self.gpu_count
+        return self.needed.activations
 
     @property
     def overhead_bytes(self) -> int:
-        return self.overhead.total
+        return self.needed.overhead
 
     @property
     def total_bytes(self) -> int:
-        return self.weights.held + self.cache_bytes + self.activation_bytes + self.overhead_bytes
+        return self.needed.total
 
     @property
     def free_bytes(self) -> int:
         return self.usable_bytes - self.total_bytes
 
+    @property
+    def runs(self) -> bool:
+        """Whether the engine that the row is counted for runs it at all."""
+        return self.precision.method != "stored" or self.demand.inventory.native_runs
 
-def fit_table(inventory: Inventory, gpu: Gpu, gpu_count: int, workload: Workload) -> list[FitRow]:
-    """A row for every precision, in the order of the table of precisions."""
-    return [fit(inventory, precision, gpu, gpu_count, workload) for precision in PRECISIONS.values()]
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        return self.demand.shares
+
+    @cached_property
+    def tensor_parallel(self) -> TensorParallel | None:
+        """The same over several cards as vLLM divides it, every layer over all; `None` for one card."""
+        if self.gpu_count == 1:
+            return None
+        demand, workload = self.demand, self.workload
+        kv_dtype = _VLLM_CACHES.get(demand.kv_dtype, demand.kv_dtype)
+        asked = (self.gpu_count, workload.context, workload.batch, kv_dtype)
+        return tensor_parallel(demand.inventory, self.precision, demand.gpu, *asked)
+
+    def terms(self) -> dict[str, list[Term]]:
+        """`weights`, `cache`, `activations` and `overhead`, each as terms that sum to it."""
+        return self.demand.terms(self.workload.context, self.workload.batch)
 
 
-def fit(inventory: Inventory, precision: Precision, gpu: Gpu, gpu_count: int, workload: Workload) -> FitRow:
-    """Lay one precision against `gpu_count` cards.
+def fit_table(
+    inventory: Inventory, hardware: Hardware, workload: Workload, measured: Measurements | None = None
+) -> list[FitRow]:
+    """A row for every precision that means something for this model, in the order of the table of precisions."""
+    rows = (precision for precision in PRECISIONS.values() if applies(precision, inventory))
+    return [fit(inventory, precision, hardware, workload, measured) for precision in rows]
 
-    Several cards share weights and cache by whole layers, and each runs its own part of the pass: the
-    activations of the pass are counted on each.
-    """
-    weights = weight_bytes(inventory, precision)
-    largest_layer = largest_layer_bytes(inventory, precision) if gpu_count > 1 else 0
-    cached_layers = max(1, sum(layer.count for layer in inventory.cache))
-    kv_dtype = workload.cache_dtype(precision)
 
-    def need(context: int, batch: int) -> tuple[int, ActivationBytes, OverheadBytes]:
-        cache = cache_bytes(inventory, context, batch, kv_dtype)
-        activations = activation_bytes(inventory, precision, context, batch, kv_dtype)
-        transient = cache + gpu_count * activations.total
-        layer = largest_layer + 2 * cache // cached_layers  # twice the mean: windows make some layers small
-        return cache, activations, overhead_bytes(gpu, weights, transient, gpu_count, layer)
+def applies(precision: Precision, inventory: Inventory) -> bool:
+    """Whether a precision is a row of its own for this model."""
+    if precision.id == "native":
+        return bool(inventory.native)
+    if precision.id == "nf4-moe":
+        return bool(inventory.expert_elements)
+    return True
 
-    def total(context: int, batch: int) -> int:
-        cache, activations, overhead = need(context, batch)
-        return weights.held + cache + gpu_count * activations.total + overhead.total
 
-    usable = gpu.usable_bytes * gpu_count
-    cache, activations, overhead = need(workload.context, workload.batch)
-    required = total(workload.context, workload.batch)
+def fit(
+    inventory: Inventory,
+    precision: Precision,
+    hardware: Hardware,
+    workload: Workload,
+    measured: Measurements | None = None,
+) -> FitRow:
+    """Lay one precision against the hardware; `measured` tells how fast this very machine was, if it was."""
+    demand = demand_of(inventory, precision, hardware, workload)
+    usable = hardware.usable_bytes
+    needed = demand.at(workload.context, workload.batch)
+    verdict, reason, split = verdict_on(demand, needed, hardware, workload)
     context_limit = inventory.max_context or settings().max_context
-    verdict, reason = _verdict(required, usable, weights.held)
     return FitRow(
         precision=precision,
-        weights=weights,
-        cache_bytes=cache,
-        activations=activations,
-        overhead=overhead,
-        gpu_count=gpu_count,
+        demand=demand,
+        workload=workload,
+        weights=demand.weights,
+        needed=needed,
+        gpu_count=hardware.count,
         usable_bytes=usable,
         verdict=verdict,
         reason=reason,
-        max_context=_largest(lambda n: total(n, workload.batch) <= usable, context_limit),
-        max_batch=_largest(lambda n: total(workload.context, n) <= usable, settings().max_batch),
-        loadable=inventory.prequantized is None,
-        exact=inventory.exact,
-        notes=_notes(inventory, precision, gpu, gpu_count),
+        max_context=largest(lambda n: demand.total(n, workload.batch), usable, context_limit),
+        max_batch=largest(lambda n: demand.total(workload.context, n), usable, settings().max_batch),
+        loadable=not precision.missing and inventory.prequantized is None,
+        exact=_exact(inventory, precision),
+        split=split,
+        speed=None if verdict == "no" else _speed(demand, hardware, workload, split, measured),
+        notes=_notes(inventory, precision, demand.precision, hardware.gpu),
     )
 
 
 def recommend(rows: list[FitRow]) -> str | None:
     """The most faithful precision that fits, else that is tight, else none; FP32 only where nothing else does."""
     for verdict in ("fits", "tight"):
-        fitting = {row.precision.id for row in rows if row.verdict == verdict}
-        for precision in _PREFERENCE:
+        fitting = {row.precision.id for row in rows if row.verdict == verdict and row.runs}
+        for precision in PREFERENCE:
             if precision in fitting:
                 return precision
     return None
 
 
-def _verdict(required: int, usable: int, weights: int) -> tuple[Verdict, str]:
-    free = usable - required
-    if weights > usable:
-        return "no", f"The weights alone hold {gb(weights)} against {gb(usable)} usable; {gb(-free)} short in all."
-    if free < 0:
-        return "no", f"Needs {gb(required)} against {gb(usable)} usable: {gb(-free)} short, though the weights fit."
-    if free < TIGHT_MARGIN * usable:
-        return "tight", f"Needs {gb(required)} of {gb(usable)}: {gb(free)} free, under the {TIGHT_MARGIN:.0%} margin."
-    return "fits", f"Needs {gb(required)} of {gb(usable)}: {gb(free)} free."
+def _speed(
+    demand: Demand, hardware: Hardware, workload: Workload, split: Split | None, measured: Measurements | None
+) -> SpeedRange | None:
+    return decode_speed(
+        demand.inventory,
+        demand.precision,
+        hardware.gpu,
+        hardware.count,
+        workload,
+        offloaded_bytes=split.host.weights if split else 0,
+        measured=measured(hardware.gpu, demand.inventory.model_id, demand.precision.id) if measured else None,
+    )
 
 
-def _notes(inventory: Inventory, precision: Precision, gpu: Gpu, gpu_count: int) -> tuple[str, ...]:
+def demand_of(inventory: Inventory, precision: Precision, hardware: Hardware, workload: Workload) -> Demand:
+    """What a precision asks of the hardware, counted as this hardware would hold it."""
+    counted = held_as(precision, inventory, hardware.gpu)
+    kv_dtype = kept_dtype(inventory, workload.kv_dtype, counted.dtype)
+    return Demand(inventory, counted, hardware.gpu, hardware.count, kv_dtype, workload.images)
+
+
+def held_as(precision: Precision, inventory: Inventory, gpu: Gpu) -> Precision:
+    """What a row is counted as: a stored format that transformers can't keep packed on this card is unpacked."""
+    if precision.method != "stored" or not inventory.native_runs:
+        return precision
+    if inventory.native_packed and _capable(gpu, inventory.native_capability):
+        return precision
+    return PRECISIONS["bf16"]
+
+
+def _capable(gpu: Gpu, wanted: tuple[int, int] | None) -> bool:
+    if wanted is None:
+        return True
+    found = tuple(int(part) for part in (gpu.compute_capability or "0.0").split("."))
+    return found >= wanted
+
+
+def _exact(inventory: Inventory, precision: Precision) -> bool:
+    """Whether these are the very bytes that a load would hold, and not a format's arithmetic."""
+    if precision.method == "gguf":
+        return inventory.exact and gguf_model(inventory).exact
+    if precision.method == "stored" and not inventory.native_runs:
+        return False
+    return inventory.exact and precision.method != "packed"
+
+
+def _notes(inventory: Inventory, precision: Precision, counted: Precision, gpu: Gpu) -> tuple[str, ...]:
     notes = []
-    if precision.quantizes and inventory.expert_elements:
-        share = inventory.expert_elements / inventory.parameters
+    if counted is not precision:
+        packed = gb(weight_bytes(inventory, precision).held)
         notes.append(
-            f"{share:.0%} of the parameters are fused experts, which bitsandbytes leaves in {precision.dtype}."
+            f"Counted as transformers holds it here, unpacked to {counted.dtype}; the files hold {packed} of weights."
         )
-    if precision.quantizes and not inventory.largest_quantizable:
-        notes.append("bitsandbytes finds no linear layer to quantize in this architecture.")
-    if precision.dtype == "bfloat16" and gpu.bf16_native is False:
+    if precision.method == "gguf":
+        notes.extend(gguf_model(inventory).notes)
+    if precision.method in ("int8", "4bit", "torchao") and not precision.experts and inventory.expert_elements:
+        share = inventory.expert_elements / inventory.parameters
+        library = "torchao" if precision.method == "torchao" else "bitsandbytes"
+        notes.append(
+            f"{share:.0%} of the parameters are fused experts, which {library} leaves in {precision.dtype}: "
+            "“NF4, experts too” is the row that quantizes them."
+        )
+    if precision.quantizes and precision.layout and largest_quantized(inventory, precision) == (0, 0):
+        notes.append("There is no layer in this architecture that it quantizes.")
+    if precision.dtype == "bfloat16" and precision.engine == "transformers" and gpu.bf16_native is False:
         notes.append(f"{gpu.name} has no native bfloat16: it computes, but slowly.")
-    if gpu_count > 1:
-        notes.append("Layers are kept whole: what they may leave unfilled on each card is part of the overhead.")
+    if precision.method == "stored" and inventory.native_note:
+        notes.append(inventory.native_note)
     return tuple(notes)
-
-
-def _largest(holds: Callable[[int], bool], limit: int) -> int:
-    """The largest n ≤ limit for which a monotone `holds` is true; 0 when it isn't for 1."""
-    if not holds(1):
-        return 0
-    low, high = 1, limit
-    while low < high:
-        middle = (low + high + 1) // 2
-        if holds(middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -45,6 +45,7 @@ DEFAULTS: Mapping[str, str] = {
     "cpu": "cpu-basic",
 }
 
+_ALONE = frozenset({"dgx-spark-gb10"})  # machines with one GPU, which is not sold without them
 _EXAMPLES = "t4, l4, a100-80gb, rtx-4090 or zerogpu"
 _NOISE = frozenset(
     "nvidia geforce tesla amd radeon instinct quadro gpu graphics card series "
@@ -106,6 +107,11 @@ class Gpu:
             return 0
         return DEFAULT_CONTEXT_BYTES if self.context_bytes is None else self.context_bytes
 
+    @property
+    def combines(self) -> bool:
+        """Whether machines with several of it exist; a processor or an Apple chip is a machine of its own."""
+        return self.kind == "gpu" and self.id not in _ALONE
+
     def as_data(self) -> dict[str, Any]:
         """The device as JSON takes it, in the shape of `gpus.json`, and `context_bytes_or_default`."""
         data = asdict(self)
@@ -140,7 +146,9 @@ def find_gpu(text: str) -> Gpu:
         UnknownGpu: nothing of that name is in the catalogue.
     """
     catalogue = gpus()
-    name = shorten(text if isinstance(text, str) else repr(text))
+    if not isinstance(text, str):
+        raise UnknownGpu(f"A GPU's name is a text, not {shorten(repr(text), 40)}.", f"Name one such as {_EXAMPLES}.")
+    name = shorten(text)
     if name in catalogue:
         return catalogue[name]
     key = _key(name)

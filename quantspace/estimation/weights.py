@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from ..precision import DTYPE_BYTES, Precision
+from ..errors import BadInput
+from ..formula import Formula, Term
+from ..precision import DTYPE_BYTES, LAYOUTS, PRECISIONS, Precision
+from .gguf.mix import gguf_weights
 from .inventory import Inventory, TensorSpec
+from .native import outside_footprint
 from .stored import StoredTensor
+
+KEPT = 8192  # sums that are kept: some 400 models in every precision
+_CAST = Formula("count * elements * size", elements="values", size="B")
+_QUANTIZED = {
+    name: Formula(
+        f"count * ({layout.data.expression} + {layout.constants.expression})",
+        elements="weights", rows="rows", columns="columns",
+    )
+    for name, layout in LAYOUTS.items()
+}  # fmt: skip
+_ROLES = {
+    "linear": "linear layers",
+    "experts": "fused experts",
+    "head": "output head",
+    "embedding": "embeddings",
+    "norm": "norms",
+    "bias": "biases",
+    "buffer": "buffers",
+    "other": "other tensors",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +42,7 @@ class WeightBytes:
 
     Attributes:
         footprint: what `model.get_memory_footprint()` returns (elements × element size of every
-            parameter and buffer; `transformers/modeling_utils.py`).
+            parameter and buffer; `transformers/modeling_utils.py`); of a GGUF mix what `held` is.
         held: bytes truly held: that, plus the quantization constants kept beside the weights.
         tensors: number of separate allocations.
     """
@@ -27,8 +54,20 @@ class WeightBytes:
 
 def weight_bytes(inventory: Inventory, precision: Precision) -> WeightBytes:
     """Bytes of all tensors of `inventory` under `precision`, each storage once."""
+    return _weight_bytes(inventory, precision.id)
+
+
+@lru_cache(maxsize=KEPT)
+def _weight_bytes(inventory: Inventory, precision_id: str) -> WeightBytes:
+    precision = PRECISIONS[precision_id]
+    if precision.method == "gguf":
+        groups = gguf_weights(inventory, precision_id)
+        total = sum(group.bytes for group in groups)
+        return WeightBytes(total, total, sum(group.count for group in groups))
+    if precision.method == "stored":
+        return _stored_bytes(inventory.native)
     footprint = constants = tensors = 0
-    for spec, count in inventory.shapes.items():
+    for spec, count in _shapes(inventory, precision).items():
         stored = store(spec, precision)
         footprint += count * stored.data_bytes
         constants += count * stored.constant_bytes
@@ -36,29 +75,99 @@ def weight_bytes(inventory: Inventory, precision: Precision) -> WeightBytes:
     return WeightBytes(footprint, footprint + constants, tensors)
 
 
-def largest_layer_bytes(inventory: Inventory, precision: Precision) -> int:
-    """Bytes of the largest layer, which a split over several cards keeps whole."""
-    return max(sum(store(spec, precision).held_bytes for spec in layer) for layer in inventory.layers)
+def _stored_bytes(tensors: tuple[TensorSpec, ...]) -> WeightBytes:
+    outside = outside_footprint(tensors)
+    held = {spec.name: store(spec, PRECISIONS["native"]).held_bytes for spec in tensors if spec.tied_to is None}
+    footprint = sum(count for name, count in held.items() if name not in outside)
+    return WeightBytes(footprint, sum(held.values()), len(held))
+
+
+def weight_terms(inventory: Inventory, precision: Precision) -> list[Term]:
+    """The same bytes term by term: one for each kind of tensor, largest first. Their sum is `held`."""
+    if precision.method == "gguf":
+        terms = [group.term for group in gguf_weights(inventory, precision.id)]
+    else:
+        terms = [_term(spec, count, precision) for spec, count in _shapes(inventory, precision).items()]
+    return sorted(terms, key=lambda term: -term.bytes)
 
 
 def store(spec: TensorSpec, precision: Precision) -> StoredTensor:
     """What one tensor becomes in memory under `precision`."""
-    if spec.tied_to is not None:
-        dtype = spec.dtype_under(precision.dtype)
-        return StoredTensor(spec.name, spec.shape, dtype, dtype, 0, tied_to=spec.tied_to)
-    if precision.quantizes and spec.quantizable:
-        return StoredTensor(
-            spec.name,
-            spec.shape,
-            precision.dtype,
-            precision.storage_name,
-            precision.data_bytes(spec.elements),
-            precision.constant_bytes(spec.elements, spec.rows),
-        )
     dtype = spec.dtype_under(precision.dtype)
+    if spec.tied_to is not None:
+        return StoredTensor(spec.name, spec.shape, dtype, dtype, 0, tied_to=spec.tied_to)
+    if precision.layout is not None and is_quantized(spec, precision):
+        data, constants = precision.layout.bytes(**_sizes(spec))
+        return StoredTensor(spec.name, spec.shape, precision.dtype, precision.layout.storage, data, constants)
     return StoredTensor(spec.name, spec.shape, dtype, dtype, spec.elements * DTYPE_BYTES[dtype])
 
 
+def is_quantized(spec: TensorSpec, precision: Precision) -> bool:
+    """Whether `precision` quantizes this tensor.
+
+    torchao takes every `nn.Linear` but the output head, also subclasses that bitsandbytes passes over, and
+    leaves a transposed layer (`Conv1D`) as it is (`transformers/quantizers/quantizer_torchao.py`).
+    """
+    if precision.method == "torchao":
+        return spec.role == "linear" and not spec.transposed
+    return spec.quantizable or (precision.experts and spec.role == "experts")
+
+
+def unquantized(precision: Precision) -> Precision:
+    """What a layer becomes that is kept in system memory: bitsandbytes leaves it in the computation's dtype."""
+    return PRECISIONS["bf16"] if precision.method in ("int8", "4bit") else precision
+
+
 def stored_tensors(inventory: Inventory, precision: Precision) -> list[StoredTensor]:
-    """Every tensor as memory will hold it, in the model's order: the per-layer table before loading."""
-    return [store(spec, precision) for spec in inventory.tensors]
+    """Every tensor as memory will hold it, in the model's order: the per-layer table before loading.
+
+    Raises:
+        BadInput: a GGUF mix names its tensors otherwise.
+    """
+    if precision.method == "gguf":
+        hint = f"Ask for one of {', '.join(p.id for p in PRECISIONS.values() if p.method != 'gguf')}."
+        raise BadInput(f"There is no table by layer for {precision.label}, which is a kind of file.", hint)
+    return [store(spec, precision) for spec in _tensors(inventory, precision)]
+
+
+def largest_quantized(inventory: Inventory, precision: Precision) -> tuple[int, int]:
+    """Elements of the largest quantized linear layer, and of the largest layer's quantized experts together."""
+    return _largest_quantized(inventory, precision.id)
+
+
+@lru_cache(maxsize=KEPT)
+def _largest_quantized(inventory: Inventory, precision_id: str) -> tuple[int, int]:
+    precision = PRECISIONS[precision_id]
+    linear = experts = 0
+    for layer in inventory.layers:
+        quantized = [spec for spec in layer if is_quantized(spec, precision)]
+        linear = max(linear, *(spec.elements for spec in quantized if spec.role != "experts"), 0)
+        experts = max(experts, sum(spec.elements for spec in quantized if spec.role == "experts"))
+    return linear, experts
+
+
+def _tensors(inventory: Inventory, precision: Precision) -> Iterable[TensorSpec]:
+    return inventory.native if precision.method == "stored" else inventory.tensors
+
+
+def _shapes(inventory: Inventory, precision: Precision) -> Counter[TensorSpec]:
+    if precision.method != "stored":
+        return inventory.shapes
+    return Counter(replace(spec, name="") for spec in inventory.native if spec.tied_to is None)
+
+
+def _sizes(spec: TensorSpec) -> dict[str, int]:
+    """Elements, outputs and inputs of a weight; of fused experts the inputs of all."""
+    rows = spec.rows or spec.shape[0]
+    columns = spec.shape[0] * spec.shape[-1] if spec.role == "experts" else spec.columns or spec.shape[-1]
+    return {"elements": spec.elements, "rows": rows, "columns": columns}
+
+
+def _term(spec: TensorSpec, count: int, precision: Precision) -> Term:
+    stored = store(spec, precision)
+    name = f"{_ROLES[spec.role]} {'×'.join(map(str, spec.shape))} in {stored.storage_dtype}"
+    if stored.constant_bytes:
+        layout = next(name for name, layout in LAYOUTS.items() if layout is precision.layout)
+        return Term(name, _QUANTIZED[layout], {"count": count, **_sizes(spec)}, LAYOUTS[layout].source)
+    size = DTYPE_BYTES[stored.storage_dtype]
+    return Term(name, _CAST, {"count": count, "elements": spec.elements, "size": size})

@@ -36,6 +36,8 @@ from ..settings import settings
 from ..units import gb
 from .reference import ModelRef
 
+QUANTIZATION_FILE = "hf_quant_config.json"  # of checkpoints made with NVIDIA's modelopt
+
 
 @dataclass(frozen=True, slots=True)
 class RepoFacts:
@@ -78,33 +80,43 @@ def repo_facts(ref: ModelRef, token: str | None = None) -> RepoFacts:
 def fetch_config(facts: RepoFacts, token: str | None = None) -> dict[str, Any]:
     """The parsed `config.json` of a repository at its commit.
 
+    Where another file beside it tells how the weights are quantized (NVIDIA's modelopt), that stands in it
+    under `hf_quant_config`.
+
     Raises:
         ModelUnsupported: there is none, or it is not a JSON object, or too large to be one.
         ModelGated, HubUnreachable: it could not be fetched.
     """
-    size = facts.files.get("config.json")
-    if size is None:
+    if "config.json" not in facts.files:
         raise ModelUnsupported(
             f"{facts.ref.id} has no config.json, so its architecture is not known.",
             "Pick a repository in the transformers format; GGUF, diffusers and adapters are not covered yet.",
         )
+    config = _fetch_json(facts, "config.json", token)
+    if "quantization_config" not in config and QUANTIZATION_FILE in facts.files:
+        config["hf_quant_config"] = _fetch_json(facts, QUANTIZATION_FILE, token)
+    return config
+
+
+def _fetch_json(facts: RepoFacts, path: str, token: str | None) -> dict[str, Any]:
+    size = facts.files[path]
     if size > settings().max_config_bytes:
         raise ModelUnsupported(
-            f"The config.json of {facts.ref.id} has {gb(size)}; at most {gb(settings().max_config_bytes)} are read.",
+            f"The {path} of {facts.ref.id} has {gb(size)}; at most {gb(settings().max_config_bytes)} are read.",
             "Check the repository: a config is a few kB.",
         )
     with hub_errors(facts.ref):  # not hf_hub_download, which retries for 23 s while somebody waits
-        url = hf_hub_url(facts.ref.id, "config.json", revision=facts.sha)
+        url = hf_hub_url(facts.ref.id, path, revision=facts.sha)
         answer = get_session().get(
             url, headers=build_hf_headers(token=sent_token(token)), timeout=settings().hub_timeout
         )
         hf_raise_for_status(answer)
-    return _parsed(answer.content, facts.ref)
+    return _parsed(answer.content, facts.ref, path)
 
 
-def _parsed(text: bytes, ref: ModelRef) -> dict[str, Any]:
+def _parsed(text: bytes, ref: ModelRef, path: str) -> dict[str, Any]:
     broken = ModelUnsupported(
-        f"The config.json of {ref.id} is not a JSON object.", "The repository may be broken; try another revision."
+        f"The {path} of {ref.id} is not a JSON object.", "The repository may be broken; try another revision."
     )
     try:
         config = json.loads(text)

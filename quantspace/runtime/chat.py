@@ -64,6 +64,8 @@ def _prompt(loaded: LoadedModel, messages: Sequence[Message], sampling: Sampling
         length = inputs["input_ids"].shape[1]
         if length + min(sampling.max_new_tokens, limit // 4) <= limit:
             break
+    if not length:
+        raise ChatFailed("This message has no tokens for this model.", "Send another text.")
     if length >= limit:
         raise ChatFailed(
             f"This message is {length:,} tokens long; the model reads at most {limit:,}.", "Send a shorter one."
@@ -162,6 +164,7 @@ class _Run:
             tokens_per_s=(streamer.tokens - 1) / spent if streamer.tokens > 1 and spent > 0 else None,
             ended=ended or self._ending(),
             dropped_turns=self.prompt.dropped if self.prompt else 0,
+            device=self.loaded.readout.device,
         )
 
     def _ending(self) -> Any:
@@ -194,6 +197,7 @@ class _Run:
                     **prompt.inputs,
                     **self._choice(),
                     max_new_tokens=prompt.room,
+                    use_cache=True,  # some configs turn it off for training: every token would read all before it
                     streamer=self.streamer,
                     stopping_criteria=[_StopFlag(self.stop)],
                 )

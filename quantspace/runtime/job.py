@@ -115,6 +115,7 @@ class Stats:
     Attributes:
         ended: `eos` (the model ended it), `length` (max new tokens), `stopped` (the reader did), or `running`.
         dropped_turns: oldest messages left out, because the conversation outgrew the context.
+        device: where it ran, as PyTorch names it.
     """
 
     prompt_tokens: int
@@ -123,6 +124,7 @@ class Stats:
     tokens_per_s: float | None
     ended: Literal["running", "eos", "length", "stopped"]
     dropped_turns: int = 0
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@ from ..hub.client import repo_facts
 from ..hub.demo import DEMO_ID, demo_folder
 from ..hub.download import download
 from ..hub.reference import ModelRef, parse_reference
-from ..precision import DTYPE_BYTES, Precision, find_precision
+from ..precision import DTYPE_BYTES, Precision, find_loadable
 from ..settings import settings
 from . import gpu
-from .job import Event, Failed, Job, Message, Phase, Sampling
+from .job import Event, Failed, Job, Message, Phase, Sampling, Stats
+from .measured_speed import measurements
 
 
 def load_model(model: str, precision: str, revision: str = "main", token: str | None = None) -> Iterator[Event | Job]:
@@ -42,7 +43,10 @@ def chat(job: Job, messages: Sequence[Message], sampling: Sampling) -> Iterator[
     except QuantSpaceError as error:
         yield Failed(**error.as_data())
         return
-    yield from gpu.run(replace(job, messages=kept, sampling=sampling))
+    for event in gpu.run(replace(job, messages=kept, sampling=sampling)):
+        if isinstance(event, Stats):  # the next estimate for this machine knows better
+            measurements.record(event.device, job.model_id, job.precision, event)
+        yield event
 
 
 def ask(
@@ -73,7 +77,7 @@ def _within_reach(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def _prepare(model: str, precision_id: str, revision: str, token: str | None) -> Iterator[Event]:
-    precision = find_precision(precision_id)
+    precision = find_loadable(precision_id)
     ref = parse_reference(model, revision)
     if ref.id == DEMO_ID:
         return _job(ref, "bundled", demo_folder(), demo_inventory(), precision)
@@ -89,6 +93,7 @@ def _prepare(model: str, precision_id: str, revision: str, token: str | None) ->
 
 
 def _job(ref: ModelRef, sha: str, folder: Path, inventory: Inventory, precision: Precision) -> Job:
+    measurements.expect(inventory)
     expected = weight_bytes(inventory, precision)
     largest = max(tensor.elements for tensor in inventory.tensors)
     in_flight = 2 * largest * DTYPE_BYTES[precision.dtype]  # as it is read, and as it will be kept

@@ -89,7 +89,9 @@ def _build_settings() -> list[Any]:
             temperature = gr.Slider(
                 0.05, 2, 0.7, step=0.05, label="Temperature", interactive=False, min_width=200, elem_id="temperature"
             )
-            top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label="Top-p", interactive=False, min_width=200)
+            top_p = gr.Slider(
+                0.05, 1, 0.95, step=0.05, label="Top-p", interactive=False, min_width=200, elem_id="top-p"
+            )
     greedy.input(lambda on: [gr.update(interactive=not on)] * 2, greedy, [temperature, top_p], api_visibility="private")
     return [system, temperature, top_p, length, greedy]
 

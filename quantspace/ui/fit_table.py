@@ -1,21 +1,27 @@
-"""The fit table: a row a precision, with its verdict, its stacked bar against the card's line, and *Load*."""
+"""The fit table: a row a precision, with its verdict, its stacked bar against the card's line, and *Load*.
+
+Every figure can be asked why: its terms are those that were counted (`quantspace/formula.py`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import gradio as gr
 
-from ..estimation.activations import scale
-from ..estimation.cache import tokens_held
+from ..estimation.advice import smallest_gpus
+from ..estimation.cache import cache_bytes, kept_dtype
 from ..estimation.calculator import Estimate
+from ..estimation.demand import PARTS
 from ..estimation.fit import FitRow
-from ..estimation.overhead import ALLOCATION_UNIT, FRAGMENTATION
-from ..precision import DTYPE_BYTES
-from ..units import exact, gb
+from ..estimation.placement import Share
+from ..formula import Term
+from ..units import gb
 from .render import render
 
 VERDICT_WORDS = {"fits": "Fits", "tight": "Tight", "offload": "Offload", "no": "Does not fit"}
+_SHOWN_TERMS = 4  # of a part; smaller ones open on demand
 _BAR_MARGIN = 1.04  # the longest bar, or the card's line, ends a little before the edge
 # Clicks on a row's button reach Python as an event that carries what the row stands for.
 _CLICKS = """
@@ -41,25 +47,45 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Why:
-    """One term of a row's total, with its formula and the operands filled in."""
+class Part:
+    """A part of a row's total with its terms; the largest are shown, `more` opens the others."""
 
     name: str
     bytes: int
-    formula: str
+    terms: list[Term]
+    more: list[Term]
+
+
+@dataclass(frozen=True)
+class RowView:
+    """What the template needs of a row."""
+
+    row: FitRow
+    segments: list[Segment]
+    parts: list[Part]
 
 
 def table_html(estimate: Estimate) -> str:
-    """The table of an estimate."""
-    scale = _BAR_MARGIN * max(estimate.rows[0].usable_bytes, *(row.total_bytes for row in estimate.rows))
+    """The table of an estimate: rows that this app can run or that the model came in, then other formats."""
+    usable = estimate.hardware.usable_bytes
+    scale = _BAR_MARGIN * max(usable, *(row.total_bytes for row in estimate.rows))
+    views = [RowView(row, _segments(row, scale), _parts(row)) for row in estimate.rows]
+    main = sorted(
+        (view for view in views if _belongs_on_top(view.row)), key=lambda view: view.row.precision.id != "native"
+    )
     return render(
         "fit_table",
         estimate=estimate,
-        usable=estimate.gpu.usable_bytes * estimate.gpu_count,
-        line=100 * estimate.rows[0].usable_bytes / scale,
+        usable=usable,
+        line=100 * usable / scale,
         words=VERDICT_WORDS,
         headline=headline(estimate),
-        rows=[(row, _segments(row, scale), _whys(row, estimate)) for row in estimate.rows],
+        views=main,
+        others=[view for view in views if view not in main],
+        place=place,
+        advice=smallest_gpus(estimate.inventory, estimate.workload),
+        opinions=estimate.opinions(),
+        cache=_cache_bytes(estimate),
     )
 
 
@@ -70,7 +96,8 @@ def headline(estimate: Estimate) -> str:
         how = "it fits" if row.verdict == "fits" else "it just fits"
         return f"Take {row.precision.label}: {how}, with {gb(row.free_bytes)} free."
     asked = f"{estimate.workload.context:,} tokens × {estimate.workload.batch}"
-    furthest = max(estimate.rows, key=lambda row: row.max_context)
+    rows = [row for row in estimate.rows if _belongs_on_top(row)]
+    furthest = max(rows, key=lambda row: row.max_context)
     if furthest.max_context:
         return f"Nothing fits at {asked}. {furthest.precision.label} fits up to {furthest.max_context:,} tokens."
     return "Nothing fits, even for one token. Choose a larger card, several of them, or a smaller model."
@@ -81,80 +108,41 @@ def waiting_html(model: str) -> str:
     return render("waiting", model=model)
 
 
+def _cache_bytes(estimate: Estimate) -> int:
+    inventory, workload = estimate.inventory, estimate.workload
+    dtype = kept_dtype(inventory, workload.kv_dtype, "bfloat16")
+    return cache_bytes(inventory, workload.context, workload.batch, dtype)
+
+
+def place(share: Share) -> str:
+    """Where a share begins and ends: `model.embed_tokens … model.layers.16`."""
+    if not share.names:
+        return "nothing"
+    return share.names[0] if len(share.names) == 1 else f"{share.names[0]} … {share.names[-1]}"
+
+
+def _belongs_on_top(row: FitRow) -> bool:
+    return not row.precision.missing or row.precision.id in ("native", "nf4-moe")
+
+
 def _segments(row: FitRow, scale: float) -> list[Segment]:
-    parts = {
-        "weights": row.weights.held,
-        "cache": row.cache_bytes,
-        "activations": row.activation_bytes,
-        "overhead": row.overhead_bytes,
-    }
-    return [Segment(name, count, 100 * count / scale) for name, count in parts.items()]
+    return [Segment(part, _bytes(row, part), 100 * _bytes(row, part) / scale) for part in PARTS]
 
 
-def _whys(row: FitRow, estimate: Estimate) -> list[Why]:
-    constants = row.weights.held - row.weights.footprint
-    weights = f"footprint {exact(row.weights.footprint)}"
-    if constants:
-        weights += f" + quantization constants {exact(constants)}"
+def _parts(row: FitRow) -> list[Part]:
+    terms = row.terms()
     return [
-        Why("weights", row.weights.held, weights),
-        Why("cache", row.cache_bytes, _cache_formula(row, estimate)),
-        Why("activations", row.activation_bytes, _activation_formula(row, estimate)),
-        Why("overhead", row.overhead_bytes, _overhead_formula(row, estimate)),
+        Part(name, _bytes(row, name), terms[name][:_SHOWN_TERMS], terms[name][_SHOWN_TERMS:])
+        for name in PARTS
+        if terms[name]
     ]
 
 
-def _cache_formula(row: FitRow, estimate: Estimate) -> str:
-    """The cache's bytes from its operands: values are of the cache's dtype, bytes are of a dtype of their own."""
-    workload = estimate.workload
-    element = DTYPE_BYTES[workload.cache_dtype(row.precision)]
-    parts = []
-    for layer in estimate.inventory.cache:
-        tokens = tokens_held(layer, workload.context)
-        terms = []
-        if layer.token_elements:
-            terms.append(f"{tokens:,} tokens × {layer.token_elements:,} values × {element} B")
-        if layer.token_bytes:
-            terms.append(f"{tokens:,} tokens × {layer.token_bytes:,} B")
-        if layer.state_elements:
-            terms.append(f"a state of {layer.state_elements:,} values × {element} B")
-        if layer.state_bytes:
-            terms.append(f"a state of {layer.state_bytes:,} B")
-        parts.append(f"{layer.count} layers × ({' + '.join(terms)})")
-    return f"{workload.batch} × [{' + '.join(parts) or 'no cache'}] = {exact(row.cache_bytes)}"
-
-
-def _activation_formula(row: FitRow, estimate: Estimate) -> str:
-    workload, terms, peak = estimate.workload, row.activations, row.activations.widest
-    square = f" + {peak.square:,g} × {workload.context:,}²" if peak.square else ""
-    double = f"{scale(row.precision)} × " if scale(row.precision) > 1 else ""
-    read = "read from the class" if estimate.inventory.peak_measured else "assumed from the config"
-    alive = terms.widest.at(workload.context, workload.batch) * scale(row.precision)
-    widest = (
-        f"widest operation ({read}) {double}{workload.batch} × ({peak.fixed:,} + {peak.token:,} × "
-        f"{workload.context:,} tokens{square}) B, less the {exact(alive - terms.forward)} of cache in it"
-    )
-    adds = {
-        "the prompt": terms.prompt,
-        "dequantized copy of the largest weight": terms.quantization if row.precision.method == "4bit" else 0,
-        "int32 products of the widest layer": terms.quantization if row.precision.method == "int8" else 0,
-        "sliding mask, a byte for each pair of tokens": terms.mask,
-        "prompt pinned by sliding layers": terms.pinned_prompt,
+def _bytes(row: FitRow, part: str) -> int:
+    read: dict[str, Callable[[FitRow], int]] = {
+        "weights": lambda row: row.weights.held,
+        "cache": lambda row: row.cache_bytes,
+        "activations": lambda row: row.activation_bytes,
+        "overhead": lambda row: row.overhead_bytes,
     }
-    listed = [widest, *(f"{name} {exact(count)}" for name, count in adds.items() if count)]
-    if terms.drafts > terms.at_once:
-        listed = [f"drafts of the sliding mask before any layer runs: {exact(terms.drafts)}"]
-    return " + ".join(listed) + (f", on each of {estimate.gpu_count} cards" if estimate.gpu_count > 1 else "")
-
-
-def _overhead_formula(row: FitRow, estimate: Estimate) -> str:
-    terms = row.overhead
-    cards = f" on {estimate.gpu_count} cards" if estimate.gpu_count > 1 else ""
-    named = {
-        f"CUDA context{cards}": terms.context,
-        f"rounding of {row.weights.tensors:,} tensors, {ALLOCATION_UNIT // 2} B each": terms.rounding,
-        f"fragmentation, {FRAGMENTATION:.0%} of cache and activations": terms.fragmentation,
-        "what whole layers may leave unfilled on all cards but the last": terms.unfilled,
-    }
-    listed = [f"{name} {exact(count)}" for name, count in named.items() if count]
-    return " + ".join(listed) or "none counted: this memory is shared with the system"
+    return read[part](row)

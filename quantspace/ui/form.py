@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ..errors import UnknownGpu
-from ..estimation.calculator import KV_DTYPES
+from ..estimation.calculator import DEFAULT_RAM_GB, KV_DTYPES
 from ..estimation.hardware import find_gpu, gpus
 from ..hub.catalogue import bundled_models
 from ..hub.demo import DEMO_ID, demo_config
@@ -41,6 +41,8 @@ class Form:
     batch: gr.Number
     count: gr.Number
     kv: gr.Dropdown
+    ram: gr.Number
+    images: gr.Number
 
     def inputs(self) -> list[Any]:
         return [getattr(self, part.name) for part in fields(self)]
@@ -95,8 +97,12 @@ def build_form() -> tuple[Form, gr.HTML, gr.Button]:
         kv = gr.Dropdown(
             list(KV_DTYPES), value="auto", label="Cache dtype", info="auto: the model's", min_width=120, elem_id="kv"
         )
+        ram = gr.Number(
+            DEFAULT_RAM_GB, label="System RAM", info="GB, for layers left over", min_width=130, elem_id="ram"
+        )
+        images = gr.Number(0, label="Images", info="in a prompt", min_width=90, elem_id="images")
         button = gr.Button("Estimate", variant="primary", min_width=120, elem_id="estimate")
-    return Form(model, gpu, context, batch, count, kv), chips, button
+    return Form(model, gpu, context, batch, count, kv, ram, images), chips, button
 
 
 def read_link(parameters: Mapping[str, str]) -> Asked:
@@ -109,6 +115,8 @@ def read_link(parameters: Mapping[str, str]) -> Asked:
         "batch": int,
         "count": int,
         "kv": _known_kv,
+        "ram": float,
+        "images": int,
     }
     for name, text in parameters.items():
         if name in _FOREIGN:
@@ -125,7 +133,9 @@ def opening_values(asked: Asked) -> list[Any]:
     first = SMALL_MODELS[0] if hub_reachable() else DEMO_ID
     known = demo_config()["max_position_embeddings"] if first == DEMO_ID and "model" not in asked.values else None
     context = str(known or settings().default_context)
-    defaults = {"model": first, "gpu": settings().default_gpu, "context": context, "batch": 1, "count": 1, "kv": "auto"}
+    card = settings().default_gpu
+    defaults = {"model": first, "gpu": card, "context": context, "batch": 1, "count": 1, "kv": "auto"}
+    defaults |= {"ram": DEFAULT_RAM_GB, "images": 0}
     return list((defaults | asked.values).values())
 
 

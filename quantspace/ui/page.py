@@ -16,10 +16,13 @@ from ..estimation.calculator import estimate
 from ..precision import PRECISIONS
 from ..runtime import gpu, session
 from ..runtime.job import Failed, Job, Loaded, Phase
+from ..runtime.measured_speed import measurements
 from .chat_view import Chat, asked, before, build_chat, opened, reply, said, stopped
+from .finetune_view import FinetuneForm, build_finetune, show_finetune
 from .fit_table import build_fit_table, table_html, waiting_html
 from .form import Form, build_form, chips_html, opening_values, read_link
 from .progress import ProgressView, error_html, failed_html
+from .ranking_view import build_ranking, show_ranking
 from .readout_view import readout_html
 from .render import render
 from .theme import CSS, HEAD, THEME
@@ -37,6 +40,12 @@ _ANNOUNCE = """() => document.querySelectorAll('#complaint, #load-progress, #cha
 _FOCUS = """() => setTimeout(() => matchMedia('(pointer: fine)').matches
   && document.querySelector('#message textarea').focus({preventScroll: true}), 100)"""
 
+_QUIETLY: dict[str, Any] = {
+    "trigger_mode": "always_last",
+    "show_progress": "hidden",
+    "concurrency_limit": 16,
+    "api_visibility": "private",
+}
 _estimates = ThreadPoolExecutor(max_workers=8, thread_name_prefix="estimate")
 
 
@@ -47,18 +56,26 @@ def build_page() -> gr.Blocks:
         form, chips, button = build_form()
         link_note = gr.HTML(apply_default_css=False, elem_id="link-note")
         complaint = gr.HTML(apply_default_css=False, elem_id="complaint")
-        table = build_fit_table()
-        with gr.Column(elem_id="run"):
-            progress = gr.HTML(apply_default_css=False, elem_id="load-progress")
-            cancel = gr.Button("Cancel loading", visible=False, size="sm", elem_id="cancel")
-            with gr.Row(equal_height=False):
-                with gr.Column(min_width=320, scale=1):
-                    readout = gr.HTML(render("no_readout"), apply_default_css=False, elem_id="readout")
-                chat = build_chat()
+        with gr.Tabs(elem_id="questions"):
+            with gr.Tab("Run it", id="run"):
+                table = build_fit_table()
+                with gr.Column(elem_id="run"):
+                    progress = gr.HTML(apply_default_css=False, elem_id="load-progress")
+                    cancel = gr.Button("Cancel loading", visible=False, size="sm", elem_id="cancel")
+                    with gr.Row(equal_height=False):
+                        with gr.Column(min_width=320, scale=1):
+                            readout = gr.HTML(render("no_readout"), apply_default_css=False, elem_id="readout")
+                        chat = build_chat()
+            with gr.Tab("Fine-tune it", id="finetune") as finetune_tab:
+                training, trained = build_finetune()
+            with gr.Tab("What fits this GPU", id="ranking") as ranking_tab:
+                ranking = build_ranking()
         gr.HTML(render("footer"), apply_default_css=False)
         job = gr.State(None)
 
         _wire_form(page, form, chips, button, table, complaint, link_note)
+        _wire_finetune(form, training, trained, finetune_tab, button)
+        _wire_ranking(form, ranking, ranking_tab, button)
         _wire_load(table, progress, cancel, readout, job, chat)
         _wire_chat(chat, job)
     return page
@@ -96,15 +113,7 @@ def _wire_form(
     complaint: gr.HTML,
     link_note: gr.HTML,
 ) -> None:
-    show = {
-        "fn": show_estimate,
-        "inputs": form.inputs(),
-        "outputs": [table, complaint],
-        "trigger_mode": "always_last",
-        "show_progress": "hidden",
-        "concurrency_limit": 16,
-        "api_visibility": "private",
-    }
+    show = {"fn": show_estimate, "inputs": form.inputs(), "outputs": [table, complaint], **_QUIETLY}
     typed = [form.context.submit, form.context.blur]
     gr.on([button.click, *typed, *(component.input for component in form.inputs())], **show)
     chips.click(_chosen, None, form.model, show_progress="hidden", api_visibility="private").then(**show)
@@ -112,6 +121,20 @@ def _wire_form(
     page.load(_open, None, [*form.inputs(), chips, link_note], show_progress="hidden", api_visibility="private").then(
         **show
     )
+
+
+def _wire_finetune(form: Form, training: FinetuneForm, answer: gr.HTML, tab: gr.Tab, button: gr.Button) -> None:
+    controls = [form.model, form.gpu, *training.inputs()]
+    triggers = [tab.select, button.click, *(component.change for component in training.inputs())]
+    gr.on([*triggers, form.model.input, form.gpu.input], show_finetune, controls, answer, **_QUIETLY)
+
+
+def _wire_ranking(form: Form, ranking: gr.HTML, tab: gr.Tab, button: gr.Button) -> None:
+    triggers = [tab.select, button.click, form.gpu.input, form.count.input]
+    gr.on(triggers, show_ranking, [form.gpu, form.context, form.batch, form.count, form.kv], ranking, **_QUIETLY)
+    ranking.click(_chosen, None, form.model, show_progress="hidden", api_visibility="private").then(
+        None, js="() => document.querySelector('#questions [role=tab]').click()"
+    ).then(None, js="() => document.getElementById('estimate').click()")
 
 
 def _wire_load(
@@ -168,10 +191,11 @@ def _wire_chat(chat: Chat, job: gr.State) -> None:
 
 
 def show_estimate(
-    model: str, card: str, context: float, batch: float, count: float, kv: str
+    model: str, card: str, context: float, batch: float, count: float, kv: str, ram: float, images: float
 ) -> Iterator[tuple[Any, str]]:
     """The table for the form's values; an error leaves the last table in place and says what is wrong."""
-    future = _estimates.submit(estimate, model, card, count, context, batch, kv)
+    asked = (model, card, count, context, batch, kv)
+    future = _estimates.submit(estimate, *asked, ram_gb=ram, images=images, measured=measurements.on)
     try:
         try:
             found = future.result(timeout=PATIENCE)

@@ -19,8 +19,33 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"gb": gb, "gib": gib, "exact": exact, "count": lambda n: f"{n:,}"}
+    environment.filters |= {
+        "gb": gb,
+        "gib": gib,
+        "exact": exact,
+        "count": lambda n: f"{n:,}",
+        "speed": _speed,
+        "billions": _billions,
+        "sentence": _sentence,
+    }
     return environment
+
+
+def _speed(expected: Any) -> str:
+    """`18–35`: a range of tokens a second, in as many digits as it deserves."""
+    low, high = (f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}" for rate in (expected.low, expected.high))
+    return low if low == high else f"{low}–{high}"
+
+
+def _billions(parameters: int) -> str:
+    """`4.3 B`, `361 M`: parameters as people name sizes of models."""
+    size, name = (10**9, "B") if parameters >= 10**9 else (10**6, "M")
+    value = parameters / size
+    return f"{value:,.1f} {name}" if value < 100 else f"{value:,.0f} {name}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def render(template: str, **values: Any) -> str:

@@ -13,12 +13,18 @@ import torch
 import transformers
 
 from quantspace.estimation.architecture import model_class, parse_config
-from quantspace.estimation.fit import Workload, fit_table
+from quantspace.estimation.fit import Hardware, Workload, fit_table
 from quantspace.estimation.hardware import gpus
-from quantspace.estimation.meta import build_on_meta, inventory_from_config
+from quantspace.estimation.meta.reader import build_on_meta, inventory_from_config
 from quantspace.hub.catalogue import find_bundled
 
-MODELS = ("meta-llama/Meta-Llama-3.1-405B", "deepseek-ai/DeepSeek-V3", "openai/gpt-oss-120b", "google/gemma-3-4b-it")
+MODELS = (
+    "meta-llama/Meta-Llama-3.1-405B",
+    "deepseek-ai/DeepSeek-V3",
+    "Qwen/Qwen3-235B-A22B-FP8",  # the 128-expert model
+    "openai/gpt-oss-120b",
+    "google/gemma-3-4b-it",
+)
 ROUNDS = 5
 
 
@@ -46,8 +52,8 @@ def measure(model_id: str, config: dict[str, Any]) -> None:
     whole = median_ms(lambda: inventory_from_config(config, model_id))
     inventory = inventory_from_config(config, model_id)
     cards = list(gpus().values())
-    one = median_ms(lambda: fit_table(inventory, cards[0], 1, Workload()))
-    every = median_ms(lambda: [fit_table(inventory, card, 1, Workload()) for card in cards], 2)
+    one = median_ms(lambda: fit_table(inventory, Hardware(cards[0]), Workload()))
+    every = median_ms(lambda: [fit_table(inventory, Hardware(card), Workload()) for card in cards], 2)
     print(f"{model_id:32} {bare:10.0f} {whole:10.0f} {whole / bare:6.1f} {one:8.1f} {every:9.0f}")
 
 

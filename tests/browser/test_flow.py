@@ -11,12 +11,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("app")]
 
 LOAD_MS = 60_000
 DEMO = "quantspace/demo"
+ROWS = ".qs-fit > .qs-rows > .qs-row"  # those on top, without the other formats
 
 
 @pytest.fixture
 def opened(page: Page, offline_app) -> Page:
     page.goto(offline_app)
-    expect(page.locator(".qs-row")).to_have_count(7, timeout=LOAD_MS)
+    expect(page.locator(ROWS)).to_have_count(7, timeout=LOAD_MS)
     return page
 
 
@@ -75,7 +76,9 @@ def test_stop_ends_a_long_answer(opened):
     opened.locator("#chat-settings").click()
     opened.locator("#max-new input[type=number]").fill("2000")
     opened.get_by_label("Greedy").uncheck()
+    # As random as can be: an answer that hardly ever ends by itself within a second.
     opened.locator("#temperature input[type=number]").fill("2")
+    opened.locator("#top-p input[type=number]").fill("1")
     ask(opened, "Explain everything that takes memory, step by step.")
     expect(last_answer(opened)).to_contain_text("tokens", timeout=LOAD_MS)
     opened.click("#stop button, button#stop")
@@ -104,7 +107,7 @@ def test_stop_ends_a_long_answer(opened):
 def test_a_bad_model_id_gets_a_sentence_and_the_page_goes_on(opened, model, words):
     choose(opened, model)
     expect(opened.locator("#complaint .qs-error")).to_contain_text(words, timeout=15_000)
-    expect(opened.locator(".qs-row")).to_have_count(7)  # the last table is still there
+    expect(opened.locator(ROWS)).to_have_count(7)  # the last table is still there
 
     choose(opened, "https://huggingface.co/google/gemma-3-4b-it")
     expect(opened.locator(".qs-fit .qs-model")).to_have_text("google/gemma-3-4b-it", timeout=LOAD_MS)
@@ -129,7 +132,7 @@ def test_a_bad_number_or_gpu_gets_a_sentence(opened, field, value, words):
     box.fill(value)
     box.press("Enter")
     expect(opened.locator("#complaint .qs-error")).to_contain_text(words, timeout=15_000)
-    expect(opened.locator(".qs-row")).to_have_count(7)
+    expect(opened.locator(ROWS)).to_have_count(7)
 
 
 def test_a_context_may_be_spelled_as_people_say_it(opened):
@@ -157,10 +160,14 @@ def test_stop_before_the_first_word_ends_the_turn(opened):
 def test_a_gated_model_is_estimated_and_its_fp32_row_says_why_not(opened):
     opened.click("button[data-model='google/gemma-3-4b-it']")
     row = opened.locator("[data-row='fp32']")
-    expect(row).to_contain_text("Does not fit", timeout=LOAD_MS)
+    expect(row).to_contain_text("Offload", timeout=LOAD_MS)
     expect(row).to_contain_text("17.20 GB")
-    row.locator("summary").click()
+    row.locator(".qs-why > summary").click()
     expect(row).to_contain_text("17,200,352,708 B")
+    expect(row).to_contain_text("Where layers would go")
+    opened.locator("#ram input").fill("0")
+    opened.locator("#ram input").press("Enter")
+    expect(row).to_contain_text("Does not fit", timeout=15_000)
 
 
 def test_loading_what_cannot_be_fetched_says_so(opened):
@@ -185,7 +192,7 @@ def test_the_page_fits_its_window(browser, offline_app, width, scheme):
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()
     page.goto(f"{offline_app}/?model=google/gemma-3-4b-it&__theme={scheme}")
-    expect(page.locator(".qs-row")).to_have_count(7, timeout=LOAD_MS)
+    expect(page.locator(ROWS)).to_have_count(7, timeout=LOAD_MS)
     ARTIFACTS.mkdir(exist_ok=True)
     page.screenshot(path=ARTIFACTS / f"window-{width}-{scheme}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from quantspace.hub.demo import demo_folder
-from tests.browser.test_flow import LOAD_MS, ask, choose, last_answer, load
+from tests.browser.test_flow import LOAD_MS, ROWS, ask, choose, last_answer, load
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("app")]
 
@@ -26,7 +26,7 @@ def repos(hub, tiny_checkpoint, tmp_path_factory):
 @pytest.fixture
 def opened(page, online_app, repos):
     page.goto(online_app)
-    expect(page.locator(".qs-row")).to_have_count(7, timeout=LOAD_MS)
+    expect(page.locator(ROWS)).to_have_count(7, timeout=LOAD_MS)
     return page
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from quantspace.errors import ModelUnsupported
 from quantspace.estimation import builder
-from quantspace.estimation.meta import inventory_from_config
+from quantspace.estimation.meta.reader import inventory_from_config
 from quantspace.hub.catalogue import find_bundled
 from quantspace.hub.reference import ModelRef
 
@@ -25,6 +25,7 @@ def builds(monkeypatch):
         return real(config, about)
 
     monkeypatch.setattr(builder, "_build", noted)
+    monkeypatch.setattr(builder, "bundled_inventory", lambda model_id: None)
     builder._inventory.cache_clear()
     yield names
     builder._inventory.cache_clear()

@@ -7,53 +7,83 @@ import torch
 
 from quantspace.estimation.architecture import model_class, parse_config
 from quantspace.estimation.cache import cache_bytes, pinned_prompt_bytes
-from quantspace.estimation.meta import inventory_from_config
-from quantspace.estimation.meta_cache import cache_tensors
+from quantspace.estimation.meta.cache import cache_layers, cache_tensors
+from quantspace.estimation.meta.reader import inventory_from_config
 from tests.tiny_models import ARCHITECTURES
 
-BATCH = 2
-PROMPT = 40  # longer than the windows of the sliding ones
+BATCHES = (1, 2)
+PROMPTS = (7, 16, 150)  # below the windows, which are of 16 tokens; at their edge; well above
+ENCODER_DECODER = ("t5-float32-kept", "bart-two-sided")
+DECODER = [name for name in ARCHITECTURES if name not in ENCODER_DECODER]
 
 
 def held_bytes(cache) -> int:
     storages = {}
-    for part in (getattr(cache, "self_attention_cache", cache), getattr(cache, "cross_attention_cache", None)):
-        for layer in getattr(part, "layers", ()):
-            for tensor in cache_tensors(layer):
-                if tensor.numel() > 1:  # counters of one element are no cache
-                    storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    for _, layer in cache_layers(cache):
+        for tensor in cache_tensors(layer):
+            if tensor.dim():  # numbers that a layer counts with are no cache
+                storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     return sum(storages.values())
 
 
-def test_an_encoder_decoder_holds_a_cache_of_both_sides(tiny_checkpoint):
-    folder = tiny_checkpoint("t5-float32-kept")
-    raw = json.loads((folder / "config.json").read_text())
-    model = model_class(parse_config(raw)).from_pretrained(folder, dtype=torch.bfloat16)
-    tokens = torch.randint(3, 500, (BATCH, PROMPT))
+@pytest.fixture(scope="module")
+def model_of(tiny_checkpoint):
+    known = {}
+
+    def build(name):
+        if name not in known:
+            folder = tiny_checkpoint(name)
+            raw = json.loads((folder / "config.json").read_text())
+            model = model_class(parse_config(raw)).from_pretrained(folder, dtype=torch.bfloat16)
+            known.clear()
+            known[name] = model, inventory_from_config(raw, name)
+        return known[name]
+
+    return build
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("name", ENCODER_DECODER)
+def test_an_encoder_decoder_holds_a_cache_of_both_sides(name, prompt, batch, model_of):
+    model, inventory = model_of(name)
+    tokens = torch.randint(3, 500, (batch, prompt + 1))
 
     with torch.inference_mode():
-        output = model(input_ids=tokens, decoder_input_ids=tokens, use_cache=True)
+        output = model(input_ids=tokens[:, :prompt], decoder_input_ids=tokens[:, :prompt], use_cache=True)
+        cache = output["past_key_values"]
+        after_prefill = held_bytes(cache)
+        model(
+            encoder_outputs=(output.encoder_last_hidden_state,), decoder_input_ids=tokens[:, prompt:],
+            past_key_values=cache, use_cache=True,
+        )  # fmt: skip
+        after_a_step = held_bytes(cache)
 
-    held = held_bytes(output["past_key_values"])
-    assert held == cache_bytes(inventory_from_config(raw, "t5"), PROMPT, BATCH, "bfloat16")
+    both_grow = cache_bytes(inventory, prompt + 1, batch, "bfloat16") - after_prefill
+    assert after_prefill == cache_bytes(inventory, prompt, batch, "bfloat16")
+    assert after_a_step == after_prefill + both_grow // 2  # the encoder's side is as long as its prompt
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if not name.startswith("t5")])
-def test_the_cache_holds_what_was_estimated(name, tiny_checkpoint):
-    folder = tiny_checkpoint(name)
-    raw = json.loads((folder / "config.json").read_text())
-    inventory = inventory_from_config(raw, name)
-    model = model_class(parse_config(raw)).from_pretrained(folder, dtype=torch.bfloat16)
-    tokens = torch.randint(3, 500, (BATCH, PROMPT + 1))
-    key = "cache_params" if name.startswith("mamba") else "past_key_values"
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("name", DECODER)
+def test_the_cache_holds_what_was_estimated(name, prompt, batch, model_of):
+    model, inventory = model_of(name)
+    tokens = torch.randint(3, 500, (batch, prompt + 1))
 
     with torch.inference_mode():
-        output = model(input_ids=tokens[:, :PROMPT], use_cache=True)
-        after_prefill = held_bytes(output[key])
-        output = model(input_ids=tokens[:, PROMPT:], use_cache=True, **{key: output[key]})
-        after_a_step = held_bytes(output[key])
+        output = model(input_ids=tokens[:, :prompt], use_cache=True)
+        key = "cache_params" if "cache_params" in output else "past_key_values"
+        cache = output[key]
+        after_prefill = held_bytes(cache)
+        model(input_ids=tokens[:, prompt:], use_cache=True, **{key: cache})
+        after_a_step = held_bytes(cache)
 
-    pinned = pinned_prompt_bytes(inventory, PROMPT, BATCH, "bfloat16")
-    assert after_prefill == cache_bytes(inventory, PROMPT, BATCH, "bfloat16") + pinned
-    assert after_a_step == cache_bytes(inventory, PROMPT + 1, BATCH, "bfloat16")
+    pinned = pinned_prompt_bytes(inventory, prompt, batch, "bfloat16")
+    assert after_prefill == cache_bytes(inventory, prompt, batch, "bfloat16") + pinned
+    assert after_a_step == cache_bytes(inventory, prompt + 1, batch, "bfloat16")
     assert inventory.cache_exact
+
+
+def test_at_least_twenty_architectures_are_compared():
+    assert len(ARCHITECTURES) >= 20

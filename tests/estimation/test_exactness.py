@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from quantspace.estimation.meta import inventory_from_config
+from quantspace.estimation.meta.reader import inventory_from_config
 from quantspace.estimation.stored import layer_table
 from quantspace.estimation.weights import stored_tensors, weight_bytes
-from quantspace.precision import PRECISIONS
+from quantspace.precision import LOADABLE
 from quantspace.runtime.job import Job
 from quantspace.runtime.loader import LoadedModel, load
 from tests.tiny_models import ARCHITECTURES
@@ -29,12 +29,12 @@ def load_tiny(name, folder, precision_id) -> LoadedModel:
     return loaded
 
 
-@pytest.mark.parametrize("precision_id", PRECISIONS)
+@pytest.mark.parametrize("precision_id", LOADABLE)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_estimated_bytes_are_the_measured_ones(name, precision_id, tiny_checkpoint, inventories):
     folder = tiny_checkpoint(name)
     inventory = inventory_of(name, folder, inventories)
-    precision = PRECISIONS[precision_id]
+    precision = LOADABLE[precision_id]
     expected = weight_bytes(inventory, precision)
 
     readout = load_tiny(name, folder, precision_id).readout
@@ -51,7 +51,7 @@ def test_the_layer_table_before_loading_is_the_one_after(name, precision_id, tin
     folder = tiny_checkpoint(name)
     inventory = inventory_of(name, folder, inventories)
 
-    before = stored_tensors(inventory, PRECISIONS[precision_id])
+    before = stored_tensors(inventory, LOADABLE[precision_id])
     after = load_tiny(name, folder, precision_id).readout.tensors
 
     assert _dtypes(before) == _dtypes(after)

@@ -7,7 +7,7 @@ import pytest
 from quantspace import estimate
 from quantspace.estimation.builder import inventory_for
 from quantspace.estimation.cache import cache_bytes
-from quantspace.estimation.fit import Workload, fit
+from quantspace.estimation.fit import Hardware, Workload, fit
 from quantspace.estimation.hardware import find_gpu
 from quantspace.hub.reference import ModelRef
 from quantspace.precision import PRECISIONS
@@ -28,31 +28,31 @@ def inventory(request):
 @pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS)
 @pytest.mark.parametrize("gpu", ["t4", "l4", "a100-80gb"])
 def test_the_longest_context_fits_and_one_token_more_does_not(inventory, precision, gpu):
-    card = find_gpu(gpu)
-    longest = fit(inventory, precision, card, 1, Workload(1, 1)).max_context
+    card = Hardware(find_gpu(gpu))
+    longest = fit(inventory, precision, card, Workload(1, 1)).max_context
     if longest == 0:
-        assert fit(inventory, precision, card, 1, Workload(1, 1)).verdict == "no"
+        assert fit(inventory, precision, card, Workload(1, 1)).verdict == "no"
         return
-    assert fit(inventory, precision, card, 1, Workload(longest, 1)).free_bytes >= 0
+    assert fit(inventory, precision, card, Workload(longest, 1)).free_bytes >= 0
     if longest < inventory.max_context:
-        assert fit(inventory, precision, card, 1, Workload(longest + 1, 1)).verdict == "no"
+        assert fit(inventory, precision, card, Workload(longest + 1, 1)).verdict == "no"
 
 
 @pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS)
 def test_the_largest_batch_fits_and_one_more_does_not(inventory, precision):
-    card = find_gpu("a100-80gb")
-    largest = fit(inventory, precision, card, 1, Workload(2048, 1)).max_batch
-    assert (largest == 0) == (fit(inventory, precision, card, 1, Workload(2048, 1)).verdict == "no")
+    card = Hardware(find_gpu("a100-80gb"))
+    largest = fit(inventory, precision, card, Workload(2048, 1)).max_batch
+    assert (largest == 0) == (fit(inventory, precision, card, Workload(2048, 1)).verdict == "no")
     if largest:
-        assert fit(inventory, precision, card, 1, Workload(2048, largest)).free_bytes >= 0
-        assert fit(inventory, precision, card, 1, Workload(2048, largest + 1)).free_bytes < 0
+        assert fit(inventory, precision, card, Workload(2048, largest)).free_bytes >= 0
+        assert fit(inventory, precision, card, Workload(2048, largest + 1)).free_bytes < 0
 
 
 def test_more_tokens_sequences_or_bits_never_take_less(inventory):
-    card = find_gpu("t4")
+    card = Hardware(find_gpu("t4"))
 
     def total(precision, context, batch):
-        return fit(inventory, PRECISIONS[precision], card, 1, Workload(context, batch)).total_bytes
+        return fit(inventory, PRECISIONS[precision], card, Workload(context, batch)).total_bytes
 
     by_context = [total("nf4", context, 1) for context in (1, 100, 1023, 1024, 5000, 100_000)]
     by_batch = [total("nf4", 1000, batch) for batch in (1, 2, 3, 10, 100)]
@@ -63,9 +63,9 @@ def test_more_tokens_sequences_or_bits_never_take_less(inventory):
 
 def test_a_verdict_is_tight_below_the_margin_and_says_so():
     inventory = inventory_for(ModelRef("meta-llama/Llama-3.1-8B-Instruct"))
-    card = find_gpu("t4")
-    longest = fit(inventory, PRECISIONS["int8"], card, 1, Workload(1, 1)).max_context
-    row = fit(inventory, PRECISIONS["int8"], card, 1, Workload(longest, 1))
+    card = Hardware(find_gpu("t4"))
+    longest = fit(inventory, PRECISIONS["int8"], card, Workload(1, 1)).max_context
+    row = fit(inventory, PRECISIONS["int8"], card, Workload(longest, 1))
     assert row.verdict == "tight"
     assert "5% margin" in row.reason
 
@@ -103,8 +103,11 @@ def test_the_best_that_fits_is_recommended():
 def test_several_cards_carry_what_one_cannot():
     one, four = (estimate("meta-llama/Llama-3.1-70B-Instruct", "a100-80gb", gpu_count=n).row("bf16") for n in (1, 4))
     assert one.verdict == "no" and four.verdict == "fits"
-    assert four.overhead.context == 4 * one.overhead.context
-    assert four.overhead.unfilled > 3 * 1_700_000_000  # three times a layer of 70B in 16 bits
+    context = {row.gpu_count: row.terms()["overhead"][0].bytes for row in (one, four)}
+    assert context[4] == 4 * context[1]
+    assert len(four.shares) == 4 and sum(len(share.cache_layers) for share in four.shares) == 80
+    fullest = max(share.weights for share in four.shares)
+    assert four.terms()["overhead"][-1].bytes >= 4 * fullest - four.weights.held - four.cache_bytes
 
 
 def test_a_context_beyond_what_the_model_was_made_for_is_said():

@@ -1,12 +1,12 @@
 """What the table says: formulas that give the figure beside them, and text that is never markup."""
 
-import re
 from dataclasses import replace
 
 import pytest
 
 from quantspace import estimate
-from quantspace.ui.fit_table import _whys, headline, table_html
+from quantspace.ui.fit_table import headline, table_html
+from tests.shown import evaluated
 
 MODELS = [
     "google/gemma-3-4b-it",
@@ -14,35 +14,41 @@ MODELS = [
     "Qwen/Qwen3.5-9B",
     "openai/gpt-oss-20b",
     "deepseek-ai/DeepSeek-V2-Lite",
+    "Qwen/Qwen3-30B-A3B",
 ]
-
-
-def evaluated(formula: str) -> int:
-    """The value of what stands before the equals sign, with its words taken out."""
-    left = formula.partition("=")[0]
-    signs = {"×": "*", "[": "(", "]": ")", ",": "", "²": "**2"}
-    for sign, meaning in signs.items():
-        left = left.replace(sign, meaning)
-    return eval(re.sub(r"[a-zA-Z]+", "", left))
 
 
 @pytest.mark.parametrize("gpu_count", [1, 4])
 @pytest.mark.parametrize("model", MODELS)
-def test_a_formula_gives_the_figure_beside_it(model, gpu_count):
+def test_every_formula_gives_the_figure_beside_it_and_they_add_up(model, gpu_count):
     answer = estimate(model, "a100", gpu_count=gpu_count, context=5000, batch=3)
     for row in answer.rows:
-        cache = next(why for why in _whys(row, answer) if why.name == "cache")
-        assert evaluated(cache.formula) == cache.bytes == row.cache_bytes
+        sums = {}
+        for part, terms in row.terms().items():
+            for term in terms:
+                assert evaluated(term.shown) == term.bytes, (row.precision.id, term.name, term.shown)
+            sums[part] = sum(term.bytes for term in terms)
+        assert sums == {
+            "weights": row.weights.held,
+            "cache": row.cache_bytes,
+            "activations": row.activation_bytes,
+            "overhead": row.overhead_bytes,
+        }
+        assert sum(sums.values()) == row.total_bytes
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_terms_of_a_formula_add_up_to_its_figure(model):
-    answer = estimate(model, "t4", context=5000)
+def test_every_opinion_of_another_engine_gives_its_figure(model):
+    for opinion in estimate(model, context=5000, batch=3).opinions():
+        assert sum(evaluated(term.shown) for term in opinion.terms) == opinion.cache_bytes
+
+
+def test_a_formula_on_the_page_is_the_one_that_was_counted():
+    answer = estimate("google/gemma-3-4b-it", "t4")
+    html = table_html(answer)
     for row in answer.rows:
-        overhead = next(why for why in _whys(row, answer) if why.name == "overhead")
-        assert (
-            sum(int(n.replace(",", "")) for n in re.findall(r"([\d,]+) B(?! each)", overhead.formula)) == overhead.bytes
-        )
+        for terms in row.terms().values():
+            assert all(term.shown in html for term in terms)
 
 
 def test_markup_in_a_models_name_is_text():
@@ -60,9 +66,12 @@ def test_the_headline_says_what_to_take_or_how_far_one_could_go():
 
 
 def test_every_verdict_is_said_in_words():
-    html = table_html(estimate("google/gemma-3-4b-it", "t4"))
-    assert html.count("Fits") == 6
-    assert html.count("Does not fit") == 1
+    answer = estimate("google/gemma-3-4b-it", "t4", gpu_count=1, context=20_000)
+    html = table_html(answer)
+    words = {"fits": "✓ Fits<", "tight": "! Tight<", "offload": "⇄ Offload<", "no": "✕ Does not fit<"}
+    verdicts = [row.verdict for row in answer.rows]
+    assert {"fits", "offload"} <= set(verdicts)
+    assert {verdict: html.count(word) for verdict, word in words.items()} == {v: verdicts.count(v) for v in words}
 
 
 def test_a_checkpoint_that_cannot_be_loaded_says_so_in_its_row():

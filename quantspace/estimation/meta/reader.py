@@ -13,14 +13,15 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelUnsupported, shorten
-from ..precision import PRECISIONS
-from .architecture import max_context, model_class, parse_config, prequantized_method
-from .inventory import CacheLayer, Inventory, PeakTerm, Role, TensorSpec
-from .meta_cache import FLOAT32_BYTES, cache_from_config, grows_straight, watch
+from ...errors import ModelUnsupported, shorten
+from ...precision import PRECISIONS
+from ..architecture import max_context, model_class, parse_config, prequantized_method
+from ..inventory import CacheLayer, ImageCost, Inventory, PeakTerm, Role, TensorSpec
+from .cache import FLOAT32_BYTES, Watched, cache_from_config, grows_straight, watch
+from .config import config_facts
+from .image import image_cost
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_UNFUSED = (
+    "Recurrent layers are counted as PyTorch runs them by itself; with fused kernels installed "
+    "(flash-linear-attention, mamba-ssm, causal-conv1d) a long prompt needs less."
+)
 MAX_LAYERS = 2000
 _LAYER_KEYS = (
     "num_hidden_layers",
@@ -71,11 +76,15 @@ def inventory_from_config(
             f"transformers could not build {cls.__name__} from this config.json: {shorten(str(error), 160)}",
             "The file may be broken or written for another version of transformers; try another revision.",
         ) from error
-    watched = _watch(parsed, model)
-    notes = [watched.doubt] if watched.doubt else []
-    prequantized = prequantized_method(config)
-    if prequantized:
-        notes.append(f"This checkpoint is stored as {prequantized}; rows show the model as if it were not.")
+    watched, doubt = _watch(parsed, model, tensors)
+    notes = [doubt] if doubt else []
+    if watched.recurrent and watched.peak:
+        notes.append(_UNFUSED)
+    image = _image(model)
+    if image is None and getattr(parsed, "vision_config", None) is not None:
+        notes.append("What images take is not counted: the vision tower of this class could not be watched.")
+    native = _native(config, parsed, cls) if prequantized_method(config) else {}
+    notes.extend(native.pop("notes", ()))
     return Inventory(
         model_id=model_id,
         revision=revision,
@@ -84,13 +93,43 @@ def inventory_from_config(
         tensors=tensors,
         cache=watched.cache,
         peak=watched.peak or (_with_cache(_assumed_peak(parsed, tensors), watched.cache),),
+        quantized_peak=watched.quantized,
         source=source,
-        cache_exact=watched.doubt is None,
-        peak_measured=watched.peak is not None,
+        cache_exact=doubt is None,
+        peak_measured=bool(watched.peak),
         max_context=max_context(parsed),
-        prequantized=prequantized,
+        **native,
+        blocks=tuple(_whole_blocks(model)),
+        **config_facts(parsed),
+        image=image,
         notes=tuple(notes),
     )
+
+
+def _native(config: dict[str, Any], parsed: PreTrainedConfig, cls: type[PreTrainedModel]) -> dict[str, Any]:
+    """The fields of an inventory that tell how a quantized checkpoint is stored, and `notes` where they can't."""
+    from ..native import native_method, native_tensors
+
+    stored = prequantized_method(config)
+    beside = config.get("hf_quant_config")
+    others = f"This checkpoint is stored as {stored}; the other rows show the model as if it were not."
+    try:
+        tensors, about = native_tensors(config, parsed, cls, beside)
+        method = native_method(config, beside)
+    except ModelUnsupported as error:
+        return {"prequantized": stored, "notes": (others, f"{error.message} Its stored size can't be told.")}
+    except Exception as error:  # a seam: how it is quantized is told by somebody else's file
+        log.info("what %s stores: %s", cls.__name__, shorten(str(error)))
+        return {"prequantized": stored, "notes": (others, "Its config.json does not tell enough of its stored size.")}
+    return {
+        "prequantized": stored,
+        "native": tensors,
+        "native_note": about,
+        "native_packed": method.stays_packed,
+        "native_runs": method.loads,
+        "native_capability": method.min_capability,
+        "notes": (others,),
+    }
 
 
 def build_on_meta(
@@ -129,16 +168,16 @@ def _read_tensors(
     config: PreTrainedConfig, cls: type[PreTrainedModel]
 ) -> tuple[tuple[TensorSpec, ...], PreTrainedModel]:
     import torch
+    from transformers.pytorch_utils import Conv1D
 
     in_bf16 = build_on_meta(config, cls, torch.bfloat16)
-    in_fp32 = {name: tensor.dtype for name, tensor in _named_tensors(build_on_meta(config, cls, torch.float32))}
-    rows = _quantized_rows(config, cls)
+    rows, in_fp32 = _quantized(config, cls)
     kept = _kept_in_float32(in_bf16)
     head = in_bf16.get_output_embeddings()
     specs = []
     for name, tensor in _named_tensors(in_bf16):
         owner = in_bf16.get_submodule(name.rpartition(".")[0])
-        follows = tensor.dtype == torch.bfloat16 and in_fp32.get(name) == torch.float32
+        follows = tensor.dtype == torch.bfloat16 and (name in rows or in_fp32.get(name) == torch.float32)
         specs.append(
             TensorSpec(
                 name=name,
@@ -147,6 +186,7 @@ def _read_tensors(
                 fixed_dtype=None if follows else str(tensor.dtype).removeprefix("torch."),
                 float32_in=kept.get(name, ()),
                 rows=rows.get(name, 0),
+                transposed=name in rows and isinstance(owner, Conv1D),
             )
         )
     specs.extend(_tied_specs(in_bf16))
@@ -156,6 +196,16 @@ def _read_tensors(
 def _named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_parameters()
     yield from model.named_buffers()
+
+
+def _whole_blocks(model: PreTrainedModel) -> Iterator[str]:
+    """Names of the outermost modules that `device_map="auto"` keeps on one device."""
+    whole = set(model._no_split_modules or ())
+    outer: str | None = None
+    for name, module in model.named_modules():
+        if type(module).__name__ in whole and (outer is None or not name.startswith(f"{outer}.")):
+            outer = name
+            yield name
 
 
 def _tied_specs(model: PreTrainedModel) -> Iterator[TensorSpec]:
@@ -168,21 +218,23 @@ def _tied_specs(model: PreTrainedModel) -> Iterator[TensorSpec]:
             yield TensorSpec(name, tuple(tensor.shape), role, tied_to=original)
 
 
-def _quantized_rows(config: PreTrainedConfig, cls: type[PreTrainedModel]) -> dict[str, int]:
-    """Names of the weights that bitsandbytes replaces, with their output features.
+def _quantized(config: PreTrainedConfig, cls: type[PreTrainedModel]) -> tuple[dict[str, int], dict[str, torch.dtype]]:
+    """Weights that bitsandbytes replaces with their output features, and the dtype of all tensors, in float32.
 
-    int8 and 4-bit share transformers' skip rules (`get_modules_to_not_convert`), so one build tells both.
+    int8 and 4-bit share transformers' skip rules (`get_modules_to_not_convert`), which don't depend on the
+    model's dtype, so one build tells both. What it replaces are plain linear layers: they follow the model's.
     """
     import bitsandbytes
     import torch
 
     quantization = PRECISIONS["nf4"].transformers_kwargs()["quantization_config"]
-    model = build_on_meta(config, cls, torch.bfloat16, quantization)
-    return {
+    model = build_on_meta(config, cls, torch.float32, quantization)
+    rows = {
         f"{name}.weight": module.out_features
         for name, module in model.named_modules()
         if isinstance(module, bitsandbytes.nn.Linear4bit)
     }
+    return rows, {name: tensor.dtype for name, tensor in _named_tensors(model)}
 
 
 def _kept_in_float32(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
@@ -204,6 +256,7 @@ def _kept_in_float32(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
 
 def _role(name: str, tensor: torch.Tensor, owner: torch.nn.Module, head: torch.nn.Module | None) -> Role:
     import torch
+    from torch.nn.modules.linear import NonDynamicallyQuantizableLinear  # inside MultiheadAttention
     from transformers.pytorch_utils import Conv1D
 
     leaf = name.rpartition(".")[2]
@@ -217,35 +270,37 @@ def _role(name: str, tensor: torch.Tensor, owner: torch.nn.Module, head: torch.n
         return "embedding"
     if "expert" in name and tensor.dim() == 3:
         return "experts"
-    if isinstance(owner, (torch.nn.Linear, Conv1D)):
+    if isinstance(owner, (torch.nn.Linear, Conv1D)) and not isinstance(owner, NonDynamicallyQuantizableLinear):
         return "linear"
     return "norm" if "norm" in type(owner).__name__.lower() else "other"
 
 
-@dataclass(frozen=True)
-class _Watched:
-    """What running the class told, and where it could not be asked."""
-
-    cache: tuple[CacheLayer, ...]
-    peak: tuple[PeakTerm, ...] | None
-    doubt: str | None = None
-
-
-def _watch(config: PreTrainedConfig, model: PreTrainedModel) -> _Watched:
+def _watch(
+    config: PreTrainedConfig, model: PreTrainedModel, tensors: Iterable[TensorSpec]
+) -> tuple[Watched, str | None]:
+    """What passes of the class told, and in what it can't be trusted."""
     try:
-        cache, peak = watch(model)
+        watched = watch(model, [t.name for t in tensors if t.quantizable])
         uneven = "The cache of this architecture grows in steps: its size is extrapolated from a short prompt."
-        return _Watched(cache, peak, None if grows_straight(cache) else uneven)
+        return watched, None if grows_straight(watched.cache) else uneven
     except Exception as error:  # a seam: some classes read values of tensors, which `meta` has not
         log.info("cache of %s follows its config: %s", type(model).__name__, shorten(str(error)))
     try:
         doubt = "The cache follows config.json: the class could not run without data."
-        return _Watched(cache_from_config(config), None, doubt)
+        return Watched(cache_from_config(config)), doubt
     except AttributeError as error:
         raise ModelUnsupported(
             f"How the cache of {type(model).__name__} grows could not be found: {shorten(str(error), 160)}",
             "Pick another model: an answer without its cache would promise too much.",
         ) from error
+
+
+def _image(model: PreTrainedModel) -> ImageCost | None:
+    try:
+        return image_cost(model)
+    except Exception as error:  # a seam: each class asks for pixels in its own way
+        log.info("images of %s could not be watched: %s", type(model).__name__, shorten(str(error)))
+        return None
 
 
 def _refuse_absurd(config: PreTrainedConfig) -> None:

@@ -1,0 +1,1 @@
+"""GGUF what-ifs: how llama.cpp's quantizer mixes the tensors of a model."""

@@ -1,0 +1,1 @@
+"""How fast a model can be expected to answer, as a range."""

@@ -1,0 +1,65 @@
+"""From bytes needed to a verdict with its reason: fits, tight, offload or no. Pure arithmetic."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..units import gb
+from .demand import Bytes, Demand
+from .placement import Split, offload
+from .workload import Hardware, Workload
+
+Verdict = Literal["fits", "tight", "offload", "no"]
+
+TIGHT_PERCENT = 5  # of usable memory: less than this free is called tight
+HOST_ALLOWANCE = 2 * 10**9  # of system memory: the system itself, Python and its libraries
+
+
+def verdict_of(needed: int, usable: int) -> tuple[Verdict, str]:
+    """`fits`, `tight` or `no` of bytes needed against bytes usable, with the reason."""
+    free = usable - needed
+    if free < 0:
+        return "no", f"Needs {gb(needed)} against {gb(usable)} usable: {gb(-free)} short."
+    if 100 * free < TIGHT_PERCENT * usable:
+        return "tight", f"Needs {gb(needed)} of {gb(usable)}: {gb(free)} free, under the {TIGHT_PERCENT}% margin."
+    return "fits", f"Needs {gb(needed)} of {gb(usable)}: {gb(free)} free."
+
+
+def verdict_on(
+    demand: Demand, needed: Bytes, hardware: Hardware, workload: Workload
+) -> tuple[Verdict, str, Split | None]:
+    """The verdict of a demand on its hardware, with the split where some layers stay in system memory."""
+    usable = hardware.usable_bytes
+    verdict, reason = verdict_of(needed.total, usable)
+    if verdict != "no":
+        return verdict, reason, None
+    short = f"{gb(needed.total - usable)} short in all"
+    if needed.weights > usable:
+        reason = f"The weights alone hold {gb(needed.weights)} against {gb(usable)} usable; {short}."
+    else:
+        reason = f"Needs {gb(needed.total)} against {gb(usable)} usable: {short}, though the weights fit."
+    room_in_host = hardware.host_bytes - HOST_ALLOWANCE
+    if hardware.gpu.kind != "gpu" or room_in_host <= 0:
+        return "no", reason, None
+    split = _split(demand, hardware, workload, room_in_host)
+    if split is None:
+        return "no", reason, None
+    if not split.host.weights:
+        return "no", f"{reason} Placed by hand (`max_memory`), layers would go on the cards all the same.", None
+    held = f"{gb(split.host.weights)} of {gb(hardware.host_bytes)}"
+    if split.host.weights > room_in_host:
+        return "no", f"{reason} To offload, {held} would have to be free in system memory.", None
+    blocks = sum(len(share.cache_layers) for share in split.cards)
+    layers = blocks + len(split.host.cache_layers)
+    where = f"{blocks} of {layers} layers on the GPU and the rest in system memory ({held})"
+    return "offload", f"{reason} Runs with {where}, which is copied over for every token.", split
+
+
+def _split(demand: Demand, hardware: Hardware, workload: Workload, room_in_host: int) -> Split | None:
+    if demand.weights.held - hardware.usable_bytes > room_in_host:
+        return None  # what can't be held anywhere need not be laid out
+    room = hardware.gpu.usable_bytes - demand.fixed_on_a_card(workload.context, workload.batch)
+    if room <= 0:
+        return None
+    caches = demand.cache_by_layer(workload.context, workload.batch)
+    return offload(demand.inventory, demand.precision, [room] * hardware.count, caches)
