@@ -185,7 +185,7 @@ def _wire_chat(chat: Chat, job: gr.State) -> None:
         answers.append(answer)
     chat.stop.click(
         lambda history: (stopped(history), ""), chat.bot, [chat.bot, chat.status], cancels=answers, **quick
-    ).then(**idle)
+    ).then(stopped, chat.bot, chat.bot, **quick).then(**idle)  # again: a piece under way may have come after it
     chat.bot.undo(_undone, chat.bot, [chat.bot, chat.box], **quick)
     chat.clear.click(lambda: ([], ""), None, [chat.bot, chat.status], cancels=answers, **quick).then(**idle)
 
