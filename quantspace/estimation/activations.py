@@ -157,10 +157,10 @@ def _widest_term(inventory: Inventory, precision: Precision, context: int, batch
         "scale": _scale(precision), "batch": batch, "fixed": peak.fixed, "token": peak.token, "tokens": context,
         "square": peak.square, "cached": cached,
     }  # fmt: skip
-    read = "read from passes of the class" if inventory.peak_measured else "assumed from the config"
+    read = "read from the class" if inventory.peak_measured else "assumed from the config"
     with_kernels = kernels(inventory, precision, how.on_cpu) and inventory.quantized_peak
     note = "with what bitsandbytes' kernels hold beside a layer's input and output" if with_kernels else ""
-    return Term(f"widest operation, {read}", WIDEST, operands, note)
+    return Term(f"widest operation of a pass over the whole prompt, {read}", WIDEST, operands, note)
 
 
 def _experts(inventory: Inventory, precision: Precision) -> dict[str, int]:

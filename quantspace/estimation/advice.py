@@ -15,7 +15,7 @@ from ..precision import PRECISIONS, Precision, find_precision
 from ..settings import settings
 from .bundled import bundled_inventory
 from .demand import Demand, largest
-from .fit import PREFERENCE, FitRow, applies, demand_of, fit, held_as
+from .fit import PREFERENCE, FitRow, applies, demand_of, fit, held_as, preference
 from .hardware import Gpu
 from .inventory import Inventory
 from .offers import Offer, cards, dedicated_flavors, flavors, machines
@@ -229,7 +229,7 @@ def _verdict(inventory: Inventory, precision: Precision, hardware: Hardware, wor
     demand = _demand(inventory, precision, hardware, workload)
     if demand is None:
         return "no"
-    return verdict_of(demand.total(workload.context, workload.batch), hardware.usable_bytes)[0]
+    return verdict_of(demand.total(workload.context, workload.batch), hardware.usable_bytes, hardware.count)[0]
 
 
 def _none_reason(inventory: Inventory, precision: Precision, workload: Workload) -> str:
@@ -241,12 +241,12 @@ def _none_reason(inventory: Inventory, precision: Precision, workload: Workload)
 def _ranked(inventory: Inventory, hardware: Hardware, workload: Workload) -> Ranked | None:
     """The row of the precision that `fit.recommend` picks, without laying out those after it."""
     tight: Ranked | None = None
-    for precision in (PRECISIONS[precision_id] for precision_id in PREFERENCE):
+    for precision in (PRECISIONS[precision_id] for precision_id in preference(inventory, hardware.gpu)):
         demand = _demand(inventory, precision, hardware, workload)
         if demand is None:
             continue
         needed = demand.total(workload.context, workload.batch)
-        verdict, reason = verdict_of(needed, hardware.usable_bytes)
+        verdict, reason = verdict_of(needed, hardware.usable_bytes, hardware.count)
         if verdict == "fits":
             return _row(demand, verdict, reason, needed, hardware, workload)
         if verdict == "tight" and tight is None:

@@ -25,6 +25,7 @@ from .workload import Hardware, Workload
 # What was measured on this machine for a card, a model's id and a precision's; `None` where nothing was.
 Measurements = Callable[[Gpu, str, str], Measured | None]
 
+OVERFLOWING = ("Gemma3", "T5")  # classes whose activations are known to exceed float16
 # What vLLM keeps where transformers would quantize: it has FP8, and nothing smaller.
 _VLLM_CACHES = {"fp8": "float8_e4m3fn", "int4": "bfloat16", "int2": "bfloat16"}
 # From most to least faithful to the published weights; FP32 only doubles bytes that were published in 16 bits.
@@ -154,12 +155,24 @@ def fit(
 
 def recommend(rows: list[FitRow]) -> str | None:
     """The most faithful precision that fits, else that is tight, else none; FP32 only where nothing else does."""
+    preferred = preference(rows[0].demand.inventory, rows[0].demand.gpu)
     for verdict in ("fits", "tight"):
         fitting = {row.precision.id for row in rows if row.verdict == verdict and row.runs}
-        for precision in PREFERENCE:
+        for precision in preferred:
             if precision in fitting:
                 return precision
     return None
+
+
+def preference(inventory: Inventory, gpu: Gpu) -> tuple[str, ...]:
+    """Precisions from most to least faithful to the published weights.
+
+    A card without native bfloat16 is given float16, unless the model is known to overflow in it.
+    """
+    if gpu.bf16_native is not False or inventory.architecture.startswith(OVERFLOWING):
+        return PREFERENCE
+    native, bf16, fp16, *others = PREFERENCE
+    return (native, fp16, bf16, *others)
 
 
 def _speed(
@@ -228,6 +241,8 @@ def _notes(inventory: Inventory, precision: Precision, counted: Precision, gpu: 
         notes.append("There is no layer in this architecture that it quantizes.")
     if precision.dtype == "bfloat16" and precision.engine == "transformers" and gpu.bf16_native is False:
         notes.append(f"{gpu.name} has no native bfloat16: it computes, but slowly.")
+    if precision.dtype == "float16" and inventory.architecture.startswith(OVERFLOWING):
+        notes.append("Activations of this family are known to overflow in float16.")
     if precision.method == "stored" and inventory.native_note:
         notes.append(inventory.native_note)
     return tuple(notes)

@@ -7,6 +7,7 @@ from typing import Literal
 from ..units import gb
 from .demand import Bytes, Demand
 from .placement import Split, offload
+from .weights import unquantized
 from .workload import Hardware, Workload
 
 Verdict = Literal["fits", "tight", "offload", "no"]
@@ -15,14 +16,20 @@ TIGHT_PERCENT = 5  # of usable memory: less than this free is called tight
 HOST_ALLOWANCE = 2 * 10**9  # of system memory: the system itself, Python and its libraries
 
 
-def verdict_of(needed: int, usable: int) -> tuple[Verdict, str]:
-    """`fits`, `tight` or `no` of bytes needed against bytes usable, with the reason."""
+def verdict_of(needed: int, usable: int, cards: int = 1) -> tuple[Verdict, str]:
+    """`fits`, `tight` or `no` of bytes needed against bytes usable, with the reason.
+
+    Args:
+        cards: over which both are taken; the fullest decides, and the reason speaks of it.
+    """
+    needed, usable = -(-needed // cards), usable // cards
     free = usable - needed
+    who = "Needs" if cards == 1 else f"The fullest of {cards} cards needs"
     if free < 0:
-        return "no", f"Needs {gb(needed)} against {gb(usable)} usable: {gb(-free)} short."
+        return "no", f"{who} {gb(needed)} against {gb(usable)} usable: {gb(-free)} short."
     if 100 * free < TIGHT_PERCENT * usable:
-        return "tight", f"Needs {gb(needed)} of {gb(usable)}: {gb(free)} free, under the {TIGHT_PERCENT}% margin."
-    return "fits", f"Needs {gb(needed)} of {gb(usable)}: {gb(free)} free."
+        return "tight", f"{who} {gb(needed)} of {gb(usable)}: {gb(free)} free, under the {TIGHT_PERCENT}% margin."
+    return "fits", f"{who} {gb(needed)} of {gb(usable)}: {gb(free)} free."
 
 
 def verdict_on(
@@ -30,13 +37,13 @@ def verdict_on(
 ) -> tuple[Verdict, str, Split | None]:
     """The verdict of a demand on its hardware, with the split where some layers stay in system memory."""
     usable = hardware.usable_bytes
-    verdict, reason = verdict_of(needed.total, usable)
+    verdict, reason = verdict_of(needed.total, usable, hardware.count)
     if verdict != "no":
         return verdict, reason, None
     short = f"{gb(needed.total - usable)} short in all"
     if needed.weights > usable:
         reason = f"The weights alone hold {gb(needed.weights)} against {gb(usable)} usable; {short}."
-    else:
+    elif hardware.count == 1:
         reason = f"Needs {gb(needed.total)} against {gb(usable)} usable: {short}, though the weights fit."
     room_in_host = hardware.host_bytes - HOST_ALLOWANCE
     if hardware.gpu.kind != "gpu" or room_in_host <= 0:
@@ -46,13 +53,16 @@ def verdict_on(
         return "no", reason, None
     if not split.host.weights:
         return "no", f"{reason} Placed by hand (`max_memory`), layers would go on the cards all the same.", None
-    held = f"{gb(split.host.weights)} of {gb(hardware.host_bytes)}"
+    held = gb(split.host.weights)
+    if unquantized(demand.precision) is not demand.precision:
+        held += ", which bitsandbytes leaves in 16 bits"
     if split.host.weights > room_in_host:
-        return "no", f"{reason} To offload, {held} would have to be free in system memory.", None
+        wanted = f"{gb(split.host.weights + HOST_ALLOWANCE)} of system memory, of which there are"
+        return "no", f"{reason} To offload takes {wanted} {gb(hardware.host_bytes)} ({held}).", None
     blocks = sum(len(share.cache_layers) for share in split.cards)
     layers = blocks + len(split.host.cache_layers)
     where = f"{blocks} of {layers} layers on the GPU and the rest in system memory ({held})"
-    return "offload", f"{reason} Runs with {where}, which is copied over for every token.", split
+    return "offload", f"{reason} Runs with {where}, copied over for every token.", split
 
 
 def _split(demand: Demand, hardware: Hardware, workload: Workload, room_in_host: int) -> Split | None:

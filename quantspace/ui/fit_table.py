@@ -94,13 +94,35 @@ def headline(estimate: Estimate) -> str:
     if estimate.recommended:
         row = estimate.row(estimate.recommended)
         how = "it fits" if row.verdict == "fits" else "it just fits"
-        return f"Take {row.precision.label}: {how}, with {gb(row.free_bytes)} free."
+        free = f"{gb(row.free_bytes // row.gpu_count)} free" + (" on the fullest card" if row.gpu_count > 1 else "")
+        unloadable = " It is estimated only: this app can't load it yet." if row.precision.missing else ""
+        return f"Take {row.precision.label}: {how}, with {free}.{unloadable}"
+    return f"{_how_far(estimate)}{_way_out(estimate)}"
+
+
+def _way_out(estimate: Estimate) -> str:
+    """What would still run where nothing that transformers holds on the cards does."""
+    other = next((row for row in estimate.rows if row.verdict == "fits" and not _belongs_on_top(row)), None)
+    offloaded = next((row for row in estimate.rows if row.verdict == "offload" and _belongs_on_top(row)), None)
+    ways = []
+    if offloaded:
+        ways.append(f"{offloaded.precision.label} runs with layers in system memory")
+    if other:
+        engine = f" in {other.precision.engine}" if other.precision.engine != "transformers" else ""
+        ways.append(f"{other.precision.label}{engine} would fit: see the other formats")
+    return f" {'; '.join(ways)}." if ways else ""
+
+
+def _how_far(estimate: Estimate) -> str:
     asked = f"{estimate.workload.context:,} tokens × {estimate.workload.batch}"
     rows = [row for row in estimate.rows if _belongs_on_top(row)]
     furthest = max(rows, key=lambda row: row.max_context)
     if furthest.max_context:
-        return f"Nothing fits at {asked}. {furthest.precision.label} fits up to {furthest.max_context:,} tokens."
-    return "Nothing fits, even for one token. Choose a larger card, several of them, or a smaller model."
+        far = f"{furthest.precision.label} fits up to {furthest.max_context:,} tokens."
+        return f"Nothing fits at {asked} on the card alone. {far}"
+    return (
+        "Nothing fits on the card alone, even for one token. Choose a larger card, several of them, or a smaller model."
+    )
 
 
 def waiting_html(model: str) -> str:

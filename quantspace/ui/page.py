@@ -57,7 +57,7 @@ def build_page() -> gr.Blocks:
         link_note = gr.HTML(apply_default_css=False, elem_id="link-note")
         complaint = gr.HTML(apply_default_css=False, elem_id="complaint")
         with gr.Tabs(elem_id="questions"):
-            with gr.Tab("Run it", id="run"):
+            with gr.Tab("Run", id="run"):
                 table = build_fit_table()
                 with gr.Column(elem_id="run"):
                     progress = gr.HTML(apply_default_css=False, elem_id="load-progress")
@@ -66,9 +66,9 @@ def build_page() -> gr.Blocks:
                         with gr.Column(min_width=320, scale=1):
                             readout = gr.HTML(render("no_readout"), apply_default_css=False, elem_id="readout")
                         chat = build_chat()
-            with gr.Tab("Fine-tune it", id="finetune") as finetune_tab:
+            with gr.Tab("Fine-tune", id="finetune") as finetune_tab:
                 training, trained = build_finetune()
-            with gr.Tab("What fits this GPU", id="ranking") as ranking_tab:
+            with gr.Tab("What fits?", id="ranking") as ranking_tab:
                 ranking = build_ranking()
         gr.HTML(render("footer"), apply_default_css=False)
         job = gr.State(None)

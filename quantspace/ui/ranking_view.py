@@ -37,7 +37,16 @@ def show_ranking(card: str, context: Any, batch: Any, count: Any, kv: Any) -> st
         return error_html(error)
     found = what_fits(hardware.gpu, hardware.count, workload)
     speeds = {row.model_id: _speed(row, hardware, workload) for row in found.ranked}
-    return render("ranking", found=found, hardware=hardware, workload=workload, speeds=speeds, words=VERDICT_WORDS)
+    fitting = sum(1 + len(row.also) for row in found.ranked)
+    return render(
+        "ranking",
+        found=found,
+        fitting=fitting,
+        hardware=hardware,
+        workload=workload,
+        speeds=speeds,
+        words=VERDICT_WORDS,
+    )
 
 
 def _speed(row: Ranked, hardware: Hardware, workload: Workload) -> SpeedRange | None:

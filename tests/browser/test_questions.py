@@ -63,7 +63,7 @@ def test_the_smallest_hardware_is_told(opened):
 
 
 def test_fine_tuning_is_assumed_at_once_and_then_watched(opened):
-    show(opened, "Fine-tune it")
+    show(opened, "Fine-tune")
     answer = opened.locator("#finetune-answer")
     expect(answer).to_contain_text("parameters are trained", timeout=LOAD_MS)
     expect(answer.locator(".qs-waiting")).to_have_count(0, timeout=90_000)
@@ -79,7 +79,7 @@ def test_fine_tuning_is_assumed_at_once_and_then_watched(opened):
     ("label", "value", "words"), [("Rank", "0", "Rank is “0”"), ("Sequence", "-1", "Sequence is “-1”")]
 )
 def test_a_bad_number_of_fine_tuning_gets_a_sentence(opened, label, value, words):
-    show(opened, "Fine-tune it")
+    show(opened, "Fine-tune")
     expect(opened.locator("#finetune-answer")).to_contain_text("parameters are trained", timeout=LOAD_MS)
     opened.get_by_label(label).fill(value)
     opened.get_by_label(label).press("Enter")
@@ -87,7 +87,7 @@ def test_a_bad_number_of_fine_tuning_gets_a_sentence(opened, label, value, words
 
 
 def test_what_fits_a_card_leads_to_its_table(opened):
-    show(opened, "What fits this GPU")
+    show(opened, "What fits?")
     expect(opened.locator(".qs-ranking tbody tr").first).to_be_visible(timeout=LOAD_MS)
     assert opened.locator(".qs-ranking tbody tr").count() > 20
     opened.screenshot(path=ARTIFACTS / "ranking.png", full_page=True)

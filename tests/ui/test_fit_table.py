@@ -61,8 +61,18 @@ def test_markup_in_a_models_name_is_text():
 def test_the_headline_says_what_to_take_or_how_far_one_could_go():
     assert headline(estimate("google/gemma-3-4b-it", "t4")).startswith("Take BF16: it fits, with ")
     far = headline(estimate("meta-llama/Llama-3.1-8B-Instruct", "rtx-3060-12gb", context=32768))
-    assert far.startswith("Nothing fits at 32,768 tokens × 1. NF4 + double quant fits up to ")
-    assert headline(estimate("meta-llama/Meta-Llama-3.1-405B", "t4")).startswith("Nothing fits, even for one token.")
+    assert far.startswith("Nothing fits at 32,768 tokens × 1 on the card alone. NF4 + double quant fits up to ")
+    assert "runs with layers in system memory" in far and "llama.cpp would fit" in far
+    none = headline(estimate("meta-llama/Meta-Llama-3.1-405B", "t4"))
+    assert none.startswith("Nothing fits on the card alone, even for one token.") and "system memory" not in none
+    assert "can't load it yet" in headline(estimate("Qwen/Qwen3-30B-A3B", "rtx-4090"))
+
+
+def test_a_card_without_bfloat16_is_given_float16_where_the_model_bears_it():
+    assert estimate("Qwen/Qwen3-4B", "t4").recommended == "fp16"
+    assert estimate("Qwen/Qwen3-4B", "l4").recommended == "bf16"
+    gemma = estimate("google/gemma-3-4b-it", "t4")
+    assert gemma.recommended == "bf16" and any("overflow" in note for note in gemma.row("fp16").notes)
 
 
 def test_every_verdict_is_said_in_words():
