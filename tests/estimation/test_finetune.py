@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
@@ -186,6 +186,8 @@ def _found(work, watched):
 @settings(max_examples=60, deadline=None)
 @given(work=works, watched=st.booleans(), more=st.sampled_from(["rank", "batch", "sequence"]))
 def test_more_of_anything_never_takes_less(work, watched, more):
+    # An adapter that reaches 4,096 elements turns to 8-bit states, so a higher rank may hold less of them.
+    assume(more != "rank" or "8bit" not in work.optimizer)
     larger = replace(work, **{more: getattr(work, more) + 1})
 
     assert _found(larger, watched).total_bytes >= _found(work, watched).total_bytes

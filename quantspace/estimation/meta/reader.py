@@ -172,7 +172,7 @@ def _read_tensors(
 
     in_bf16 = build_on_meta(config, cls, torch.bfloat16)
     rows, in_fp32 = _quantized(config, cls)
-    kept = _kept_in_float32(in_bf16)
+    kept = kept_in_float32(in_bf16)
     head = in_bf16.get_output_embeddings()
     specs = []
     for name, tensor in _named_tensors(in_bf16):
@@ -182,7 +182,7 @@ def _read_tensors(
             TensorSpec(
                 name=name,
                 shape=tuple(tensor.shape),
-                role=_role(name, tensor, owner, head),
+                role=role_of(name, tensor, owner, head),
                 fixed_dtype=None if follows else str(tensor.dtype).removeprefix("torch."),
                 float32_in=kept.get(name, ()),
                 rows=rows.get(name, 0),
@@ -237,7 +237,7 @@ def _quantized(config: PreTrainedConfig, cls: type[PreTrainedModel]) -> tuple[di
     return rows, {name: tensor.dtype for name, tensor in _named_tensors(model)}
 
 
-def _kept_in_float32(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
+def kept_in_float32(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
     """Names of tensors that the loader keeps in float32, with the model dtypes under which it does."""
     import torch
     from transformers.core_model_loading import build_glob_alternation
@@ -254,7 +254,8 @@ def _kept_in_float32(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
     return kept
 
 
-def _role(name: str, tensor: torch.Tensor, owner: torch.nn.Module, head: torch.nn.Module | None) -> Role:
+def role_of(name: str, tensor: torch.Tensor, owner: torch.nn.Module, head: torch.nn.Module | None) -> Role:
+    """What a tensor is for, by its name and the module that owns it; `head` is the output embedding."""
     import torch
     from torch.nn.modules.linear import NonDynamicallyQuantizableLinear  # inside MultiheadAttention
     from transformers.pytorch_utils import Conv1D

@@ -88,7 +88,9 @@ def specs_of(model: PreTrainedModel) -> Iterator[TensorSpec]:
     """Every parameter and buffer of a model on `meta`; names that share a storage follow as tied ones."""
     import torch
 
-    kept = _kept_in_float32(model)
+    from ..meta.reader import kept_in_float32
+
+    kept = kept_in_float32(model)
     head = model.get_output_embeddings()
     first: dict[int, str] = {}
     tied = []
@@ -154,37 +156,14 @@ def _named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]
     yield from model.named_buffers(remove_duplicate=False)
 
 
-def _kept_in_float32(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
-    """Names of tensors that the loader keeps in float32, with the model dtypes under which it does."""
-    import torch
-    from transformers.core_model_loading import build_glob_alternation
-
-    kept: dict[str, tuple[str, ...]] = {}
-    for dtype in (torch.float16, torch.bfloat16):
-        if plan := model._get_dtype_plan(dtype):
-            pattern, _, _ = build_glob_alternation(list(plan))
-            for name in filter(pattern.search, model.state_dict()):
-                kept[name] = (*kept.get(name, ()), str(dtype).removeprefix("torch."))
-    return kept
-
-
 def _role(name: str, tensor: torch.Tensor, owner: torch.nn.Module, head: torch.nn.Module | None) -> Role:
     """The role of a tensor: what is packed keeps the role of the weight, what a format adds is a `buffer`."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
+    from ..meta.reader import role_of
 
     leaf = name.rpartition(".")[2]
     packed = leaf == "weight" and "Linear" in type(owner).__name__
     if "_scale" in leaf or (leaf in owner._buffers and not packed):
         return "buffer"
-    if owner is head:
-        return "head"
-    if leaf.endswith("bias"):
-        return "bias"
-    if isinstance(owner, torch.nn.Embedding):
-        return "embedding"
-    if "expert" in name and tensor.dim() == 3:
-        return "experts"
-    if packed or isinstance(owner, (torch.nn.Linear, Conv1D)):
-        return "linear"
-    return "norm" if "norm" in type(owner).__name__.lower() else "other"
+    if packed:
+        return "head" if owner is head else "linear"
+    return role_of(name, tensor, owner, head)
