@@ -22,7 +22,8 @@ class Settings:
     max_gpu_count: int = 8
     max_images: int = 1000
     max_config_bytes: int = 8 * 2**20  # of a config.json that is fetched
-    hub_timeout: float = 6.0  # per request for metadata
+    hub_timeout: float = 4.0  # until the next byte of an answer about a model
+    fetch_seconds: float = 20.0  # for one small file or one part of a large one
     max_download_bytes: int = 40 * 10**9  # a Space's disk holds 50 GB
     max_new_tokens: int = 2048
     max_prompt_characters: int = 400_000  # about 100,000 tokens of a conversation

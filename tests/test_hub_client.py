@@ -14,7 +14,8 @@ import pytest
 from quantspace.errors import HubUnreachable, ModelGated, ModelNotFound, ModelUnavailable, ModelUnsupported
 from quantspace.estimation import builder
 from quantspace.estimation.builder import inventory_for
-from quantspace.hub.client import fetch_config, repo_facts
+from quantspace.hub.client import repo_facts
+from quantspace.hub.json_files import fetch_config
 from quantspace.hub.reference import ModelRef
 from quantspace.settings import settings
 from tests.hub import BytesFile, SparseFile
@@ -204,7 +205,7 @@ class TestRefusals:
             ("null", {"config.json": "null"}, "is not a JSON object"),
             ("binary", {"config.json": b"\xff\xfe\x00\x80"}, "is not a JSON object"),
             ("deep", {"config.json": '{"a":' * 100_000 + "1" + "}" * 100_000}, "is not a JSON object"),
-            ("large", {"config.json": SparseFile(9 * 2**20)}, "has 9.44 MB; at most 8.39 MB are read"),
+            ("large", {"config.json": SparseFile(9 * 2**20)}, "has more than 8.39 MB; no more is read"),
             ("unnamed", {"config.json": "{}"}, "no model type"),
             ("unknown", {"config.json": '{"model_type": "no-such"}'}, "no-such"),
             ("odd", {"config.json": '{"model_type": ["llama"]}'}, "does not build"),

@@ -21,8 +21,9 @@ from pebble import ProcessExpired, ProcessPool
 
 from ..errors import ModelUnsupported, shorten
 from ..hub.catalogue import find_bundled
-from ..hub.client import RepoFacts, fetch_config, repo_facts
+from ..hub.client import RepoFacts, repo_facts
 from ..hub.demo import DEMO_ID, demo_config
+from ..hub.json_files import fetch_config
 from ..hub.reference import ModelRef
 from ..quiet import quiet_libraries
 from ..settings import settings

@@ -14,6 +14,8 @@ from typing import Literal
 
 from .stored import layer_of
 
+# The model's class on `meta`; headers of safetensors or GGUF files; the Hub's counts; sizes of pickled files.
+SourceKind = Literal["class", "headers", "gguf", "counts", "sizes"]
 Role = Literal["linear", "experts", "head", "embedding", "norm", "bias", "buffer", "other"]
 
 
@@ -134,9 +136,10 @@ class Inventory:
         model_id: as the Hub names it.
         revision: as asked for; `sha` is the commit it stood for, where it is known.
         architecture: name of the transformers class that is built and loaded.
-        source: where the tensors were read from, for people.
+        source: where the tensors were read from, for people; `source_kind` for programs.
         peak: operations of a forward pass that can hold most, each as a polynomial; the largest counts.
         exact: whether tensors are the very ones that the loader makes.
+        weights_only: what the answer leaves out, for people, where only weights can be told; else empty.
         cache_exact: whether the cache was read from the real cache class.
         peak_measured: whether `peak` was read from passes on `meta`, or assumed from the config.
         max_context: tokens the model was made for; `None` when its config does not say.
@@ -166,9 +169,11 @@ class Inventory:
     cache: tuple[CacheLayer, ...]
     peak: tuple[PeakTerm, ...]
     source: str
+    source_kind: SourceKind = "class"
     revision: str = "main"
     sha: str | None = None
     exact: bool = True
+    weights_only: str = ""
     cache_exact: bool = True
     peak_measured: bool = True
     max_context: int | None = None

@@ -18,7 +18,8 @@ from huggingface_hub.utils import tqdm as hub_tqdm
 from ..errors import LoadFailed, shorten
 from ..settings import settings
 from ..units import gb
-from .client import RepoFacts, hub_errors, sent_token
+from .client import RepoFacts, sent_token
+from .refusals import hub_errors
 
 WHOLE, SHARDS, INDEX = "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"
 WEIGHTS = (WHOLE, SHARDS)
