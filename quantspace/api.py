@@ -1,7 +1,7 @@
-"""The named endpoints: the same answers as the page, as JSON and as MCP tools.
+"""Gradio's named endpoints: the same answers as the page, for `gradio_client`.
 
 An error is `{"error": {"code", "message", "hint"}}`, as the answer itself: Gradio's own endpoints know
-only 200 and a bare 500.
+only 200 and a bare 500. Plain routes with HTTP's statuses, and the tools of agents, are in `web/`.
 """
 
 from __future__ import annotations
@@ -13,22 +13,14 @@ from typing import Any
 import gradio as gr
 
 from .errors import BadInput, QuantSpaceError
-from .estimation.advice import smallest_gpus, what_fits
 from .estimation.builder import inventory_for, training_peak
-from .estimation.calculator import estimate as estimate_fit
-from .estimation.calculator import hardware_and_workload
-from .estimation.fit import applies
 from .estimation.hardware import find_gpu
-from .estimation.hardware import gpus as catalogue
-from .estimation.stored import StoredTensor, layer_table
 from .estimation.training.finetune import finetune as fit_finetune
 from .estimation.training.workload import FinetuneWorkload
-from .estimation.weights import stored_tensors
 from .hub.reference import parse_reference
-from .precision import find_precision
 from .runtime import session
 from .runtime.job import Event, Failed, Job, Loaded, Message, Phase, Sampling, Stats, Text
-from .runtime.measured_speed import measurements
+from .web import answers
 
 
 def estimate(
@@ -54,15 +46,14 @@ def estimate(
         revision: Branch, tag or commit of the model.
     """
     try:
-        asked = (model, gpu, gpu_count, context, batch, kv_dtype, revision)
-        return estimate_fit(*asked, measured=measurements.on).as_data()
+        return answers.estimate(model, gpu, gpu_count, context, batch, kv_dtype, revision)
     except QuantSpaceError as error:
         return {"error": error.as_data()}
 
 
 def gpus() -> list[dict[str, Any]]:
     """List the GPUs that can be asked about, with their usable memory in bytes."""
-    return [gpu.as_data() for gpu in catalogue().values()]
+    return answers.gpus()
 
 
 def inventory(model: str, precision: str = "nf4-dq", revision: str = "main") -> dict[str, Any]:
@@ -75,14 +66,9 @@ def inventory(model: str, precision: str = "nf4-dq", revision: str = "main") -> 
         revision: Branch, tag or commit of the model.
     """
     try:
-        wanted = find_precision(precision)
-        found = inventory_for(parse_reference(model, revision))
-        if not applies(wanted, found):
-            raise BadInput(f"{wanted.label} means nothing for {found.model_id}.", "Ask for another precision.")
-        tensors = stored_tensors(found, wanted)
+        return answers.inventory(model, precision, revision)
     except QuantSpaceError as error:
         return {"error": error.as_data()}
-    return {"model": found.model_id, "precision": wanted.id, "exact": found.exact, "layers": _layers(tensors)}
 
 
 def finetune(
@@ -135,9 +121,7 @@ def choose_gpu(
         revision: Branch, tag or commit of the model.
     """
     try:
-        _, workload = hardware_and_workload("t4", 1, context, batch, kv_dtype, 0)
-        found = inventory_for(parse_reference(model, revision))
-        return {"model": found.model_id, "advice": [one.as_data() for one in smallest_gpus(found, workload)]}
+        return answers.find_gpu(model, context, batch, kv_dtype, revision)
     except QuantSpaceError as error:
         return {"error": error.as_data()}
 
@@ -155,10 +139,9 @@ def models_for_gpu(
         kv_dtype: Dtype of the KV cache: auto, bfloat16, float16, float32, fp8, int4 or int2.
     """
     try:
-        hardware, workload = hardware_and_workload(gpu, gpu_count, context, batch, kv_dtype, 0)
+        return answers.models_for_gpu(gpu, gpu_count, context, batch, kv_dtype)
     except QuantSpaceError as error:
         return {"error": error.as_data()}
-    return what_fits(hardware.gpu, hardware.count, workload).as_data()
 
 
 def load(model: str, precision: str = "nf4-dq", revision: str = "main") -> Iterator[dict[str, Any]]:
@@ -246,17 +229,6 @@ def _event_data(event: Event, job: Job | None) -> dict[str, Any]:
             data |= {
                 "estimated_footprint_bytes": job.expected_footprint,
                 "estimated_held_bytes": job.expected_bytes,
-                "layers": _layers(readout.tensors),
+                "layers": answers.layers(readout.tensors),
             }
             return {"readout": data}
-
-
-def _layers(tensors: Any) -> list[dict[str, Any]]:
-    return [
-        {"layer": row.layer, "bytes_by_dtype": row.bytes_by_dtype, "tensors": [_tensor(t) for t in row.tensors]}
-        for row in layer_table(tensors)
-    ]
-
-
-def _tensor(tensor: StoredTensor) -> dict[str, Any]:
-    return asdict(tensor) | {"shape": list(tensor.shape)}

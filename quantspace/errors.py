@@ -6,9 +6,23 @@
     │   ├── UnknownGpu
     │   └── BadWorkload
     ├── ModelUnavailable  the model cannot be had
-    │   ├── ModelNotFound
-    │   ├── ModelGated
-    │   └── HubUnreachable
+    │   ├── ModelNotFound       it, its revision or its file does not exist, or not for who asks
+    │   ├── ModelDisabled       taken down by its authors or by the Hub
+    │   ├── ModelGated          its files are open to those alone who were let in, and
+    │   │   ├── NotSignedIn         the question came with no token
+    │   │   ├── TermsNotAccepted    the account has not accepted the terms
+    │   │   ├── AwaitingReview      the authors have not decided yet
+    │   │   ├── AccessRejected      the authors have said no
+    │   │   └── TokenLacksScope     the account is let in, this token is not
+    │   ├── TokenRefused        the Hub does not know the token, or no longer
+    │   │   └── TokenMalformed      not sent at all: no token looks like it
+    │   └── HubUnreachable      nothing of use came back
+    │       ├── HubTimedOut
+    │       ├── HubDown             it answered with an error of its own
+    │       ├── RateLimited
+    │       ├── RedirectLoop
+    │       ├── BodyBrokeOff
+    │       └── GarbledAnswer       not what was asked for, or not how
     ├── ModelUnsupported  the model is there, but its architecture cannot be built or loaded here
     ├── LoadFailed        the weights could not be loaded
     │   └── OutOfMemory
@@ -73,8 +87,64 @@ class ModelGated(ModelUnavailable):
     code = "model_gated"
 
 
+class ModelDisabled(ModelUnavailable):
+    code = "model_disabled"
+
+
+class NotSignedIn(ModelGated):
+    code = "not_signed_in"
+
+
+class TermsNotAccepted(ModelGated):
+    code = "terms_not_accepted"
+
+
+class AwaitingReview(ModelGated):
+    code = "awaiting_review"
+
+
+class AccessRejected(ModelGated):
+    code = "access_rejected"
+
+
+class TokenLacksScope(ModelGated):
+    code = "token_lacks_scope"
+
+
+class TokenRefused(ModelUnavailable):
+    code = "token_refused"
+
+
+class TokenMalformed(TokenRefused):
+    code = "token_malformed"
+
+
 class HubUnreachable(ModelUnavailable):
     code = "hub_unreachable"
+
+
+class HubTimedOut(HubUnreachable):
+    code = "hub_timed_out"
+
+
+class HubDown(HubUnreachable):
+    code = "hub_down"
+
+
+class RateLimited(HubUnreachable):
+    code = "rate_limited"
+
+
+class RedirectLoop(HubUnreachable):
+    code = "redirect_loop"
+
+
+class BodyBrokeOff(HubUnreachable):
+    code = "body_broke_off"
+
+
+class GarbledAnswer(HubUnreachable):
+    code = "garbled_answer"
 
 
 class ModelUnsupported(QuantSpaceError):

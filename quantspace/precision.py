@@ -151,6 +151,16 @@ _CALIBRATED = "Estimated only: it is made ahead of time, by calibration; look fo
 _FILE = "Estimated only: a GGUF file runs in llama.cpp and what builds on it."
 
 
+def gguf_file_precision(file_id: str, label: str, about: str) -> Precision:
+    """A GGUF file of a repository as a precision: made on demand, and no row of the table.
+
+    Args:
+        file_id: `gguf:` and the file's path.
+        label: of its quantization, such as `Q4_K_M`.
+    """
+    return Precision(file_id, label, "gguf", _BF16, about, engine="llama.cpp", missing=_FILE)
+
+
 def _gguf(mix: str, about: str) -> Precision:
     return Precision(mix, mix.upper(), "gguf", _BF16, about, engine="llama.cpp", missing=_FILE)
 

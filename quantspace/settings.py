@@ -21,13 +21,17 @@ class Settings:
     max_batch: int = 4096
     max_gpu_count: int = 8
     max_images: int = 1000
-    max_config_bytes: int = 8 * 2**20  # of a config.json that is fetched
-    hub_timeout: float = 4.0  # until the next byte of an answer about a model
+    max_config_bytes: int = 16 * 2**20  # of a config.json that is fetched
+    hub_timeout: float = 4.0  # for an answer about a model, and for each next byte of a file
     fetch_seconds: float = 20.0  # for one small file or one part of a large one
     max_download_bytes: int = 40 * 10**9  # a Space's disk holds 50 GB
     max_new_tokens: int = 2048
     max_prompt_characters: int = 400_000  # about 100,000 tokens of a conversation
-    inventory_cache_entries: int = 256
+    inventory_cache_entries: int = 256  # in memory, of what comes with the app
+    inventory_cache_tensors: int = 2_000_000  # in memory, of the Hub's models together; each at least 2,000
+    store_folder: str = ""  # of inventories on disk; empty: beside the Hub's cache
+    store_entries: int = 4000
+    store_bytes: int = 256 * 2**20
     gpu_seconds_min: int = 15  # clamp of what is asked of ZeroGPU a call
     gpu_seconds_max: int = 60
 

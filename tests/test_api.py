@@ -46,7 +46,8 @@ def test_gemma_at_fp32_does_not_fit_a_t4_and_says_by_how_much(gemma):
 def test_the_answer_has_the_shape_that_programs_depend_on(gemma):
     assert set(gemma) == {"model", "gpu", "rows", "recommended", "engines"}
     assert set(gemma["model"]) == {
-        "id", "revision", "sha", "architecture", "parameters", "source", "exact", "max_context", "notes",
+        "id", "revision", "sha", "architecture", "parameters", "source", "source_kind", "exact", "weights_only",
+        "max_context", "notes",
     }  # fmt: skip
     assert set(gemma["gpu"]) == {"id", "name", "count", "memory_bytes", "usable_bytes", "host_bytes"}
     assert [row["precision"] for row in gemma["rows"]] == [

@@ -11,11 +11,25 @@ from pathlib import Path
 
 import pytest
 
-from quantspace.errors import HubUnreachable, ModelGated, ModelNotFound, ModelUnavailable, ModelUnsupported
+from quantspace.errors import (
+    BodyBrokeOff,
+    GarbledAnswer,
+    HubDown,
+    HubTimedOut,
+    HubUnreachable,
+    ModelNotFound,
+    ModelUnavailable,
+    ModelUnsupported,
+    NotSignedIn,
+    RateLimited,
+    TokenRefused,
+)
 from quantspace.estimation import builder
 from quantspace.estimation.builder import inventory_for
+from quantspace.hub import presence
 from quantspace.hub.client import repo_facts
 from quantspace.hub.json_files import fetch_config
+from quantspace.hub.presence import hub_reachable
 from quantspace.hub.reference import ModelRef
 from quantspace.settings import settings
 from tests.hub import BytesFile, SparseFile
@@ -98,7 +112,7 @@ class TestAnswers:
         before = inventory_for(ModelRef(llama))
         config = json.loads(hub.repos[llama].head.files["config.json"].data)
         hub.commit(llama, {"config.json": json.dumps({**config, "num_hidden_layers": 1})})
-        builder._ask_hub.cache_clear()
+        builder.public_facts.cache_clear()
         after = inventory_for(ModelRef(llama))
         assert after.parameters < before.parameters
         assert after.sha != before.sha
@@ -144,7 +158,7 @@ class TestRefusals:
 
     def test_gated_model_without_a_token(self, hub):
         hub.add_repo("client/gated", {"config.json": "{}"}, gated="manual")
-        error = refused_soon(ModelGated, lambda: inventory_for(ModelRef("client/gated")))
+        error = refused_soon(NotSignedIn, lambda: inventory_for(ModelRef("client/gated")))
         assert "client/gated is gated" in error.message
         assert f"{hub.url}/client/gated" in error.hint
 
@@ -153,25 +167,25 @@ class TestRefusals:
         assert "token" in refused_soon(ModelNotFound, lambda: inventory_for(ModelRef("client/private"))).hint
 
     def test_token_that_the_hub_does_not_know(self, llama):
-        error = refused_soon(ModelUnavailable, lambda: inventory_for(ModelRef(llama), "hf_expired"))
+        error = refused_soon(TokenRefused, lambda: inventory_for(ModelRef(llama), "hf_expired"))
         assert "refuses the token" in error.message
         assert "hf_expired" not in str(error)
 
     @pytest.mark.parametrize(
-        ("fault", "message", "hint"),
+        ("fault", "kind", "message", "hint"),
         [
-            ({"status": 429, "retry_after": 60}, "limits requests", "Wait a minute"),
-            ({"status": 500}, "with 500", "Try again"),
-            ({"status": 503}, "with 503", "Try again"),
-            ({"close": True}, "can't be reached", "Check the network"),
-            ({"truncate_after": 10}, "can't be reached", "Check the network"),
+            ({"status": 429, "retry_after": 60}, RateLimited, "limits requests", "Wait 60 s"),
+            ({"status": 500}, HubDown, "with 500", "Try again"),
+            ({"status": 503}, HubDown, "with 503", "Try again"),
+            ({"close": True}, HubUnreachable, "can't be reached", "Check the network"),
+            ({"truncate_after": 10}, BodyBrokeOff, "broke off", "Check the network"),
         ],
         ids=["429", "500", "503", "closed", "truncated"],
     )
     @pytest.mark.parametrize("where", [{"on": "info"}, {"file": "config.json"}], ids=["facts", "config"])
-    def test_hub_in_trouble(self, hub, llama, where, fault, message, hint):
+    def test_hub_in_trouble(self, hub, llama, where, fault, kind, message, hint):
         hub.fail(llama, **where, **fault)
-        error = refused_soon(HubUnreachable, lambda: inventory_for(ModelRef(llama)))
+        error = refused_soon(kind, lambda: inventory_for(ModelRef(llama)))
         assert message in error.message
         assert hint in error.hint
 
@@ -181,7 +195,7 @@ class TestRefusals:
     @pytest.mark.parametrize("body", [b"<html>sign in</html>", b"[]", b'{"id": 1, "siblings": 3}'])
     def test_proxy_that_answers_in_place_of_the_hub(self, hub, llama, body):
         hub.fail(llama, on="info", status=200, body=body)
-        error = refused_soon(HubUnreachable, lambda: repo_facts(ModelRef(llama)))
+        error = refused_soon(GarbledAnswer, lambda: repo_facts(ModelRef(llama)))
         assert "proxy" in error.hint
 
     def test_hub_that_takes_too_long(self, hub, llama, monkeypatch):
@@ -190,7 +204,7 @@ class TestRefusals:
         try:
             for where in ({"on": "info"}, {"file": "config.json"}):
                 hub.fail(llama, **where, delay=30)
-                assert "Timeout" in refused_soon(HubUnreachable, lambda: inventory_for(ModelRef(llama))).message
+                assert "Timeout" in refused_soon(HubTimedOut, lambda: inventory_for(ModelRef(llama))).message
                 hub.faults.clear()
         finally:
             settings.cache_clear()
@@ -205,7 +219,7 @@ class TestRefusals:
             ("null", {"config.json": "null"}, "is not a JSON object"),
             ("binary", {"config.json": b"\xff\xfe\x00\x80"}, "is not a JSON object"),
             ("deep", {"config.json": '{"a":' * 100_000 + "1" + "}" * 100_000}, "is not a JSON object"),
-            ("large", {"config.json": SparseFile(9 * 2**20)}, "has more than 8.39 MB; no more is read"),
+            ("large", {"config.json": SparseFile(17 * 2**20)}, "has more than 16.78 MB; no more is read"),
             ("unnamed", {"config.json": "{}"}, "no model type"),
             ("unknown", {"config.json": '{"model_type": "no-such"}'}, "no-such"),
             ("odd", {"config.json": '{"model_type": ["llama"]}'}, "does not build"),
@@ -220,7 +234,7 @@ class TestRefusals:
         assert len(error.message) < 400
 
     def test_config_above_the_limit_is_not_fetched(self, hub):
-        hub.add_repo("client/huge", {"config.json": SparseFile(9 * 2**20)})
+        hub.add_repo("client/huge", {"config.json": SparseFile(17 * 2**20)})
         refused_soon(ModelUnsupported, lambda: inventory_for(ModelRef("client/huge")))
         assert not hub.requests.of(repo="client/huge").downloads
 
@@ -228,6 +242,32 @@ class TestRefusals:
         hub.add_repo("client/broken", {"config.json": '{"model_type": "llama", "num_hidden_layers": -1e99}'})
         refused_soon(ModelUnsupported, lambda: inventory_for(ModelRef("client/broken")))
         assert inventory_for(ModelRef(llama)).parameters > 0
+
+
+class TestPresence:
+    @pytest.fixture(autouse=True)
+    def not_asked_yet(self, monkeypatch):
+        monkeypatch.setattr(presence, "_answer", None)
+
+    def test_hub_is_asked_once_a_minute_without_a_token(self, hub, monkeypatch):
+        monkeypatch.setenv("HF_TOKEN", "hf_ofTheMachine")
+        before = len(hub.requests)
+        assert hub_reachable() and hub_reachable()
+        (asked,) = hub.requests[before:]
+        assert (asked.method, "authorization" in asked.headers) == ("HEAD", False)
+
+    @pytest.mark.parametrize(
+        ("fault", "reachable"), [({"status": 503}, True), ({"status": 429}, True), ({"close": True}, False)]
+    )
+    def test_hub_that_answers_at_all_is_there(self, hub, fault, reachable):
+        hub.fail(on="other", **fault)
+        assert hub_reachable() is reachable
+
+    def test_hub_that_hangs_is_not_waited_for(self, hub):
+        hub.fail(on="other", delay=30)
+        started = time.monotonic()
+        assert not hub_reachable()
+        assert time.monotonic() - started < presence.PROBE_SECONDS + 1
 
 
 def test_hub_that_is_down_is_told_as_unreachable_in_time():

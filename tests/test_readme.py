@@ -1,11 +1,22 @@
 """What the README promises: to Hugging Face in its head, to people in its text."""
 
 import re
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
+from shutil import which
 
+import httpx
 import pytest
 import yaml
+from playwright.sync_api import sync_playwright
+
+from tests.browser.conftest import QUIET, chromium_path
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,10 +43,93 @@ def test_files_that_are_named_are_there(path):
     assert (ROOT / path).exists()
 
 
-def test_the_python_example_gives_what_its_comments_say(capsys):
-    example = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
-    exec(example, {})  # the example as it is printed
-    assert capsys.readouterr().out.split() == re.findall(r"# (\S+)$", example, re.MULTILINE)
+PROGRAMS = README.partition("## Ask it from a program")[2].partition("\n## ")[0]
+EXAMPLES = re.findall(r"```(\w+)\n(.*?)```", PROGRAMS, re.DOTALL)
+ADDRESS = "http://127.0.0.1:7860"  # Gradio's own; the tests' apps stand at other ports
+
+
+def run_python(example):
+    return subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def run_javascript(example):
+    return subprocess.run(["node", "--input-type=module", "-e", example], capture_output=True, text=True, timeout=60)
+
+
+def run_in_a_page(example, site):
+    """What a page of another site prints: its address is not the app's."""
+    printed = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path(), args=QUIET)
+        page = browser.new_page()
+        page.goto(site)
+        page.on("console", lambda message: message.type == "log" and printed.append(message.text))
+        page.evaluate(f"async () => {{ {example} }}")
+        browser.close()
+    return printed
+
+
+def run_console(example):
+    commands = re.findall(r"^\$ ((?:.*\\\n)*.*)$", example, re.MULTILINE)
+    script = "\n".join(["set -e", *commands])
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+
+
+def told(language, example):
+    """What an example says that it prints."""
+    if language == "console":
+        shown = re.sub(r"^\$ (?:.*\\\n)*.*\n", "", example, flags=re.MULTILINE)
+        return shown.splitlines()
+    return re.findall(r"(?:#|//) (.+)$", example, re.MULTILINE)
+
+
+@contextmanager
+def served(folder):
+    """Address of a server of these files."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+RUNNERS = {"python": run_python, "javascript": run_javascript, "console": run_console}
+
+
+def test_programs_are_shown_in_every_language_that_is_promised():
+    assert {language for language, _ in EXAMPLES} == set(RUNNERS)
+    assert {"gradio_client", "mcp", "quantspace"} <= set(re.findall(r"^from (\w+)", PROGRAMS, re.MULTILINE))
+
+
+@pytest.mark.xdist_group("app")
+@pytest.mark.parametrize(("language", "example"), EXAMPLES, ids=[f"{n}-{one[0]}" for n, one in enumerate(EXAMPLES)])
+def test_an_example_prints_what_it_says(language, example, offline_app):
+    if language == "javascript" and not which("node"):
+        pytest.skip("there is no node here; a page runs it below")
+    expected = told(language, example)
+    done = RUNNERS[language](example.replace(ADDRESS, offline_app))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert expected and done.stdout.splitlines() == expected
+
+
+@pytest.mark.browser
+@pytest.mark.xdist_group("app")
+def test_the_javascript_runs_in_a_page_of_another_site(offline_app, tmp_path):
+    (tmp_path / "index.html").write_text("<!doctype html><title>A blog</title>")
+    (example,) = (example for language, example in EXAMPLES if language == "javascript")
+    with served(tmp_path) as site:
+        assert run_in_a_page(example.replace(ADDRESS, offline_app), site) == told("javascript", example)
+
+
+@pytest.mark.xdist_group("app")
+@pytest.mark.parametrize(
+    "path", [*re.findall(r"`(/v1/[\w./-]+|/healthz)`", PROGRAMS), *re.findall(r"`(/\w+\.\w+)`", PROGRAMS)]
+)
+def test_a_route_that_is_named_is_there(path, offline_app):
+    answer = httpx.get(offline_app + path, params={"model": "google/gemma-3-4b-it"}, timeout=60)
+    assert answer.status_code == 200
 
 
 def test_the_number_of_compared_architectures_is_the_true_one():
@@ -47,8 +141,6 @@ def test_the_number_of_compared_architectures_is_the_true_one():
 
 
 def test_nothing_but_the_house_stands_at_the_top_level():
-    import subprocess
-
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     top = {line.split("/")[0] for line in listed.splitlines()}
     visible = {name for name in top if not name.startswith(".")}

@@ -1,6 +1,7 @@
 """What people type into the model field, and what is understood of it."""
 
 import os
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -49,10 +50,23 @@ def test_an_id_is_understood_as_typed(typed, understood):
         ("org/name/tree/refs%2Fpr%2F1", ModelRef("org/name", "refs/pr/1")),
         ("org/name/tree/refs/pr/1/folder", ModelRef("org/name", "refs/pr/1")),
         (f"org/name/blob/{COMMIT}/config.json", ModelRef("org/name", COMMIT)),
-        ("org/name/resolve/v2/a/b.safetensors?download=true", ModelRef("org/name", "v2")),
+        ("org/name/resolve/v2/a/b.safetensors?download=true", ModelRef("org/name", "v2", "a/b.safetensors")),
         ("org/name/raw/v2/config.json", ModelRef("org/name", "v2")),
         (f"org/name/commit/{COMMIT}", ModelRef("org/name", COMMIT)),
         ("org/name/discussions/7", ModelRef("org/name")),
+        ("org/name/commits/v2", ModelRef("org/name", "v2")),
+        ("org/name/blob/main/x-Q4_K_M.gguf", ModelRef("org/name", file="x-Q4_K_M.gguf")),
+        ("org/name/blob/main/a%20b/x.gguf#L10", ModelRef("org/name", file="a b/x.gguf")),
+        ("org/name/resolve/refs%2Fpr%2F1/x.gguf?download=true", ModelRef("org/name", "refs/pr/1", "x.gguf")),
+        ("gpt2/raw/main/model.safetensors", ModelRef("gpt2", file="model.safetensors")),
+        ("org/name?show_file_info=q/x.gguf", ModelRef("org/name", file="q/x.gguf")),
+        ("org/name/tree/main?show_file_info=x.gguf&y=1", ModelRef("org/name", file="x.gguf")),
+        ("org/name/tree/main/UD-Q4_K_XL", ModelRef("org/name", quant="UD-Q4_K_XL")),
+        ("org/name/tree/main/onnx", ModelRef("org/name")),
+        ("org/name:Q4_K_M", ModelRef("org/name", quant="Q4_K_M")),
+        ("org/name:iq2_xxs", ModelRef("org/name", quant="IQ2_XXS")),
+        ("org/name:latest", ModelRef("org/name")),
+        ("org/name.git", ModelRef("org/name")),
     ],
 )
 def test_a_link_of_the_hub_names_its_model(host, page, understood):
@@ -64,6 +78,110 @@ def test_a_link_of_the_configured_endpoint_names_its_model(page):
     endpoint = os.environ["HF_ENDPOINT"]
     assert parse_reference(f"{endpoint}/{page}") == ModelRef("org/name", "v2")
     assert parse_reference(f"{urlsplit(endpoint).netloc}/{page}") == ModelRef("org/name", "v2")
+
+
+@pytest.mark.parametrize(
+    ("pasted", "understood"),
+    [
+        ("org/name:Q4_K_M", ModelRef("org/name", quant="Q4_K_M")),
+        ("org/name:bf16", ModelRef("org/name", quant="BF16")),
+        ("org/name@v1:Q5_K_S", ModelRef("org/name", "v1", quant="Q5_K_S")),
+        ("org/name:Q5_K_S@v1", ModelRef("org/name", "v1", quant="Q5_K_S")),
+        ("org/name:a-IQ3_M.gguf", ModelRef("org/name", file="a-IQ3_M.gguf")),
+        ("org/name/a/x.gguf", ModelRef("org/name", file="a/x.gguf")),
+        ("models/org/name", ModelRef("org/name")),
+        ("hf://org/name", ModelRef("org/name")),
+        ("hf://models/org/name@v1/a/x.gguf", ModelRef("org/name", "v1", "a/x.gguf")),
+        ("hf://org/name@refs/pr/1/x.safetensors", ModelRef("org/name", "refs/pr/1", "x.safetensors")),
+        ("<https://huggingface.co/org/name>", ModelRef("org/name")),
+        ("[the model](https://huggingface.co/org/name/tree/v2)", ModelRef("org/name", "v2")),
+        ("see https://huggingface.co/org/name.", ModelRef("org/name")),
+        ("https://huggingface.co:443/org/name", ModelRef("org/name")),
+        ('"org/name",', ModelRef("org/name")),
+        ("ollama run hf.co/org/name:Q4_K_M", ModelRef("org/name", quant="Q4_K_M")),
+        ("ollama run --verbose hf.co/org/name", ModelRef("org/name")),
+        ("ollama pull huggingface.co/org/name:latest", ModelRef("org/name")),
+        ("docker model run hf.co/org/name:UD-Q4_K_XL", ModelRef("org/name", quant="UD-Q4_K_XL")),
+        ("hf download org/name", ModelRef("org/name")),
+        ("hf download org/name config.json", ModelRef("org/name")),
+        ("hf download org/name a/x.gguf --local-dir .", ModelRef("org/name", file="a/x.gguf")),
+        ("huggingface-cli download --quiet org/name x.gguf --revision v2", ModelRef("org/name", "v2", "x.gguf")),
+        ("hf download --token hf_0123456789 --local-dir=x org/name x.gguf", ModelRef("org/name", file="x.gguf")),
+        ("git clone https://huggingface.co/org/name", ModelRef("org/name")),
+        ("git lfs install && git clone https://huggingface.co/org/name.git", ModelRef("org/name")),
+        ("GIT_LFS_SKIP_SMUDGE=1 git clone -b v1 https://huggingface.co/org/name", ModelRef("org/name", "v1")),
+        ("git clone git@hf.co:org/name", ModelRef("org/name")),
+        ("git clone https://me:hf_0123456789@huggingface.co/org/name", ModelRef("org/name")),
+        ("curl -L https://huggingface.co/org/name/resolve/main/x.gguf -o x", ModelRef("org/name", file="x.gguf")),
+        ("--model org/name", ModelRef("org/name")),
+        ("--model=org/name", ModelRef("org/name")),
+        ("--model-id 'org/name' --port 80", ModelRef("org/name")),
+        ("-m org/name", ModelRef("org/name")),
+        ("python3 -m vllm.entrypoints.openai.api_server --port 80 --model org/name", ModelRef("org/name")),
+        ("docker run --gpus all vllm/vllm-openai:latest --model org/name", ModelRef("org/name")),
+        ("vllm serve org/name --max-model-len 8192", ModelRef("org/name")),
+        ("vllm serve --host=0.0.0.0 'org/name' --revision v1", ModelRef("org/name", "v1")),
+        ("llama-server -hf org/name:Q4_K_M -b 512", ModelRef("org/name", quant="Q4_K_M")),
+        ("llama-cli --hf-repo org/name --hf-file x.gguf", ModelRef("org/name", file="x.gguf")),
+        ("transformers chat org/name", ModelRef("org/name")),
+        ('from_pretrained("org/name")', ModelRef("org/name")),
+        ("model = AutoModel.from_pretrained('gpt2')", ModelRef("gpt2")),
+        ('AutoModel.from_pretrained("org/name", dtype="auto", revision="v1")', ModelRef("org/name", "v1")),
+        ('pipeline("text-generation", model="org/name")', ModelRef("org/name")),
+        ('SentenceTransformer("org/name")', ModelRef("org/name")),
+        ('llm = LLM(model="org/name", tensor_parallel_size=2)', ModelRef("org/name")),
+        ('Llama.from_pretrained(repo_id="org/name", filename="*Q4_K_M.gguf")', ModelRef("org/name", quant="Q4_K_M")),
+        ('hf_hub_download(repo_id="org/name", filename="x.Q8_0.gguf")', ModelRef("org/name", file="x.Q8_0.gguf")),
+        (
+            'import transformers\n\nmodel_id = "org/name"\nmodel = AutoModel.from_pretrained(model_id)',
+            ModelRef("org/name"),
+        ),
+        ("MODEL_ID=org/name", ModelRef("org/name")),
+        ("export MODEL=org/name", ModelRef("org/name")),
+        ("model: org/name", ModelRef("org/name")),
+        ('{"model": "org/name", "messages": []}', ModelRef("org/name")),
+    ],
+)
+def test_what_people_copy_from_elsewhere_names_its_model(pasted, understood):
+    assert parse_reference(pasted) == understood
+    assert parse_reference(f"  {pasted}\n") == understood
+
+
+def test_a_repository_is_the_same_whichever_of_its_files_is_meant():
+    linked = parse_reference("hf.co/org/name/blob/v2/x.gguf")
+    assert linked != parse_reference("org/name@v2")
+    assert linked.repo == parse_reference("org/name:Q4_K_M@v2").repo == ModelRef("org/name", "v2")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hf download " + "-a " * 1300, "hf download " + "--token " * 480, "hf download " + "--token " * 480 + "(",
+     "git clone " * 400, "git clone " + "x " * 1900, "--model " * 500, 'model="' * 500, "(" * 4000, "a=\n" * 1300,
+     "ollama run " + "-a=" * 1200, "git " + "a " * 1900, "hf.co/" * 600 + " ", "[" * 4000, "[](" * 1300,
+     "hf://" * 800, "a/" * 2000, ":" * 4000, "@" * 4000],
+    ids=lambda text: text[:14],
+)  # fmt: skip
+def test_long_nonsense_is_answered_at_once(text):
+    started = time.perf_counter()
+    with pytest.raises(BadModelId):
+        parse_reference(text)
+    assert time.perf_counter() - started < 0.2
+
+
+SECRET = "hf_abcdefghijklmnopqrstuvwxyz01234567"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [SECRET, f"  {SECRET}\n", "hf_oauth_eyJhbGciOiJFZERTQSJ9.eyJzY29wZSI6Wy.sig-na_ture", "api_" + "x" * 34,
+     f"https://me:{SECRET}@example.com/org/name", f"org/na me {SECRET}", f"hf download --token {SECRET}",
+     f"org/name:{SECRET}", f"org/name@{SECRET}@v1", "https://me:pass-word@example.com/org/name"],
+)  # fmt: skip
+def test_a_token_pasted_in_the_wrong_place_is_no_model_and_is_not_repeated(text):
+    with pytest.raises(BadModelId) as caught:
+        parse_reference(text)
+    for secret in (SECRET[3:], "eyJhbGci", "x" * 30, "pass-word"):
+        assert secret not in str(caught.value)
 
 
 def test_letters_of_a_host_may_be_large():
@@ -119,6 +237,24 @@ def test_revision_beside_the_text_is_used_where_the_text_names_none():
         ("https://huggingface.co/spaces/org/name", "a page of spaces, not of a model"),
         ("https://hf.co/collections/org/name-65f0", "a page of collections, not of a model"),
         ("https://huggingface.co/org/%3Cb%3E", "is not a model id"),
+        ("https://huggingface.co/papers/2307.09288", "a page of papers, not of a model"),
+        ("datasets/org/name", "one of the datasets, not a model"),
+        ("hf://datasets/org/name", "one of the datasets, not a model"),
+        ("hf download --repo-type dataset org/name", "about a dataset, not about a model"),
+        ('load_dataset("org/name")', "is not a model id"),
+        ("https://huggingface.co/org/name/resolve/main/..%2F..%2Fx.gguf", "points to no file of a repository"),
+        ("https://huggingface.co/org/name/blob/main/" + "a" * 600 + ".gguf", "points to no file of a repository"),
+        ("hf://org/name/../../x.gguf", "points to no file of a repository"),
+        ("org/name:../../x.gguf", "points to no file of a repository"),
+        ("x-Q4_K_M.gguf", "is the name of a file"),
+        ("org/name:groq", "“groq” in “org/name:groq” is not a quantization"),
+        ("llama3.2:3b", "a name of Ollama's own library"),
+        ("ollama run llama3.2", "a name of Ollama's own library"),
+        ("https://ollama.com/library/llama3.2", "not a page of the Hugging Face Hub"),
+        ("github.com/org/name", "is not a model id"),
+        ("llama-server -m ./models/x.gguf", "is not a model id"),
+        ("git clone https://github.com/org/name", "not a page of the Hugging Face Hub"),
+        ("ftp://huggingface.co/org/name", "not a page of the Hugging Face Hub"),
     ],
 )
 def test_what_is_no_model_is_refused_with_what_is_wrong_and_what_to_do(typed, complaint):

@@ -164,13 +164,44 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
 }  # fmt: skip
 
 
+def _deepseek_v4() -> PreTrainedConfig:
+    text = {key: value for key, value in TEXT.items() if key != "intermediate_size"}
+    sparse = {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 4, "sliding_window": 16}
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "num_hash_layers": 1}
+    kinds = ("sliding", "heavily_compressed", "compressed_sparse", "heavily_compressed")
+    return _config(
+        "deepseek_v4", **{**text, "num_hidden_layers": 4, "num_key_value_heads": 1}, **sparse, **experts,
+        q_lora_rank=64, o_groups=2, o_lora_rank=32, hc_mult=2, hc_sinkhorn_iters=2, partial_rotary_factor=0.5,
+        layer_types=[f"{kind}_attention" for kind in kinds],
+        compress_rates={"compressed_sparse_attention": 4, "heavily_compressed_attention": 32},
+    )  # fmt: skip
+
+
+def _minimax_m3() -> PreTrainedConfig:
+    index = {"index_n_heads": 2, "index_head_dim": 16, "index_block_size": 32, "index_topk_blocks": 2}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "dense_intermediate_size": 192}
+    kinds = {"layer_types": ["full_attention", "minimax_m3_sparse", "minimax_m3_sparse"]}
+    text = {**TEXT, "rotary_dim": 16, "shared_intermediate_size": 64, **index, **experts, **kinds}
+    vision = {**VISION, "image_size": 28, "patch_size": 14}
+    return _config(
+        "minimax_m3_vl", text_config=text, vision_config=vision, image_token_index=511, video_token_index=510
+    )
+
+
+# Caches that compress or index blocks of tokens: sizes of their caches alone are compared.
+BLOCKS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "deepseek-v4-compressed": _deepseek_v4,
+    "minimax-m3-indexed": _minimax_m3,
+}
+
+
 def save_tiny(name: str, folder: Path) -> Path:
     """Write a checkpoint of random bf16 weights to `folder`, as `save_pretrained` does; returns `folder`."""
     import torch
 
     from quantspace.estimation.architecture import model_class, parse_config
 
-    written = json.loads(ARCHITECTURES[name]().to_json_string(use_diff=False))
+    written = json.loads((ARCHITECTURES | BLOCKS)[name]().to_json_string(use_diff=False))
     config = parse_config(written)
     torch.manual_seed(0)
     cls = model_class(config)

@@ -16,6 +16,7 @@ from ..settings import settings
 from .bundled import bundled_inventory
 from .demand import Demand, largest
 from .fit import PREFERENCE, FitRow, applies, demand_of, fit, held_as, preference
+from .gguf.rows import file_precisions
 from .hardware import Gpu
 from .inventory import Inventory
 from .offers import Offer, cards, dedicated_flavors, flavors, machines
@@ -90,12 +91,16 @@ def smallest_gpus(
     """The smallest hardware for a model and a workload, precision by precision.
 
     Args:
-        precision_ids: those that mean nothing for this model are left out (`fit.applies`).
+        precision_ids: those that mean nothing for this model are left out (`fit.applies`). Of a repository of
+            GGUF files the largest, the middle and the smallest one stand instead.
 
     Raises:
         BadInput: there is no such precision.
     """
     precisions = [precision for precision in map(find_precision, precision_ids) if applies(precision, inventory)]
+    if inventory.source_kind == "gguf":
+        files = list(file_precisions(inventory).values())
+        precisions = [files[place] for place in sorted({0, len(files) // 2, len(files) - 1})]
     return tuple(_advice(inventory, precision, workload) for precision in precisions)
 
 

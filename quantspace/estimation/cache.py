@@ -41,7 +41,8 @@ def cache_bytes(inventory: Inventory, context: int, batch: int, dtype: str, full
         full: dtype of what a quantized format keeps unquantized.
 
     A layer with a sliding window W needs W − 1 tokens between steps, but holds W: what it keeps is a view
-    of the step's W (`transformers/cache_utils.py`, `DynamicSlidingWindowLayer.update`).
+    of the step's W (`transformers/cache_utils.py`, `DynamicSlidingWindowLayer.update`). A layer that compresses
+    blocks of tokens is counted as at the end of a block, where most is held of one that isn't full.
     """
     held = layers_bytes(inventory, context, batch, dtype, full)
     return sum(count * of_each for count, of_each in zip(_counts(inventory), held, strict=True))
@@ -59,7 +60,7 @@ def cache_terms(inventory: Inventory, context: int, batch: int, dtype: str, full
     if dtype in FORMATS:
         return quantized_cache_terms(inventory, context, batch, dtype, full)
     return [
-        Term(_name(layer), LAYERS, _operands(layer, layer.count, tokens_held(layer, context), batch, dtype))
+        Term(_name(inventory, layer), LAYERS, _operands(layer, layer.count, tokens_held(layer, context), batch, dtype))
         for layer in inventory.cache
     ]
 
@@ -131,10 +132,12 @@ def _operands(layer: CacheLayer, layers: int, tokens: int, batch: int, dtype: st
     }
 
 
-def _name(layer: CacheLayer) -> str:
+def _name(inventory: Inventory, layer: CacheLayer) -> str:
     grows = layer.token_elements or layer.token_bytes
     if not grows:
         return "layers with a state that does not grow"
     if layer.window:
         return f"layers with a window of {layer.window:,} tokens"
+    if any(other.window and (other.kind, other.layers) == (layer.kind, layer.layers) for other in inventory.cache):
+        return "layers that keep every block of tokens, compressed"
     return "layers that keep every token"

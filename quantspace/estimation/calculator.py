@@ -24,6 +24,7 @@ from .workload import Hardware, Workload
 KV_DTYPES = ("auto", "bfloat16", "float16", "float32", *FORMATS)
 DEFAULT_RAM_GB = 32
 _MAX_RAM_GB = 100_000
+_POWERS = {"k": 2**10, "m": 2**20}
 _KV_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "": "auto"}
 
 
@@ -63,6 +64,8 @@ class Estimate:
                 "architecture": inventory.architecture,
                 "parameters": inventory.parameters,
                 "source": inventory.source,
+                "source_kind": inventory.source_kind,
+                "weights_only": inventory.weights_only or None,
                 "exact": inventory.exact,
                 "max_context": inventory.max_context,
                 "notes": list(self.notes),
@@ -187,7 +190,8 @@ def _image_note(inventory: Inventory, workload: Workload) -> str:
 
 def _whole(name: str, value: Any, limit: int, unit: str, least: int = 1) -> int:
     label = {"context": "Context", "batch": "Batch", "gpu_count": "Number of GPUs", "images": "Number of images"}[name]
-    hint = f"Give a whole number from {least} to {limit:,} ({unit})."
+    spelled = "; 32k and 1M are understood" if name == "context" else ""
+    hint = f"Give a whole number from {least} to {limit:,} ({unit}{spelled})."
     if isinstance(value, bool) or value is None or value == "":
         raise BadWorkload(f"{label} is missing or not a number.", hint)
     try:
@@ -216,11 +220,10 @@ def _host_bytes(ram_gb: Any) -> int:
 
 
 def _spelled(text: str) -> float:
-    """`32k` → 32768, as context lengths are spelled; `32,768` and `32768` too."""
+    """`32k` → 32768 and `1M` → 1048576, as context lengths are spelled; `32,768` and `32768` too."""
     plain = text.strip().lower().replace(",", "").replace("_", "")
-    if plain.endswith("k"):
-        return float(plain[:-1]) * 1024
-    return float(plain)
+    times = _POWERS.get(plain[-1:], 1)
+    return float(plain if times == 1 else plain[:-1]) * times
 
 
 def _cache_dtype(text: str) -> str:
@@ -270,7 +273,14 @@ def _row_data(row: FitRow) -> dict[str, Any]:
         "cards": [_share_data(share) for share in (row.split.cards if row.split else row.shares)],
         "host": _share_data(row.split.host) if row.split else None,
         "tensor_parallel": _parallel_data(row.tensor_parallel),
+        "file": _file_data(row),
     }
+
+
+def _file_data(row: FitRow) -> dict[str, Any] | None:
+    if row.file is None:
+        return None
+    return {"path": row.file.path, "bytes": row.file.size, "layers": row.layers, "gpu_layers": row.gpu_layers}
 
 
 def _share_data(share: Share) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from ..formula import Term
 from ..precision import Precision
 from .activations import Prefill
 from .engines.rules import rules_of
+from .gguf.layers import over_gpus
+from .gguf.rows import file_behind
 from .hardware import Gpu
 from .inventory import Inventory
 from .overhead import imbalance_term, overhead_terms, overhead_total
@@ -37,7 +39,7 @@ class Bytes:
 
 
 class Demand:
-    """A precision of a model on `cards` like GPUs, with a cache of one dtype.
+    """A precision of a model on `cards` like GPUs, with a cache of one dtype; `file` is that of a GGUF file's row.
 
     Several cards hold weights and cache by whole layers, and each runs its own part of the pass: the
     activations of the pass are counted on each. What counts is the fullest card.
@@ -48,8 +50,9 @@ class Demand:
     ) -> None:
         self.inventory, self.precision, self.gpu, self.cards, self.kv_dtype = inventory, precision, gpu, cards, kv_dtype
         self.rules = rules_of(inventory, precision, Prefill(kv_dtype, images, gpu.kind == "cpu"))
-        self.weights = weight_bytes(inventory, precision)
-        self.shares = over_cards(inventory, precision.id, cards) if cards > 1 else ()
+        self.file = file_behind(inventory, precision.id)
+        self.weights = weight_bytes(inventory, precision, gpu.kind == "gpu")
+        self.shares = self._shares(cards) if cards > 1 else ()
         self._counts = [layer.count for layer in inventory.cache]
         self._kinds = [_kinds_on(share, inventory) for share in self.shares]
 
@@ -74,7 +77,7 @@ class Demand:
             fullest = self._fullest(self.rules.layer_bytes(context, batch))
             overhead.append(imbalance_term(self.cards, fullest, self.weights.held + found.cache))
         return {
-            "weights": weight_terms(self.inventory, self.precision),
+            "weights": weight_terms(self.inventory, self.precision, self.gpu.kind == "gpu"),
             "cache": self.rules.cache_terms(context, batch),
             "activations": list(activations),
             "overhead": overhead,
@@ -94,6 +97,12 @@ class Demand:
             for place in layer.layers:
                 by_layer[place] += held
         return by_layer
+
+    def _shares(self, cards: int) -> tuple[Share, ...]:
+        if self.file is None:
+            return over_cards(self.inventory, self.precision.id, cards)
+        places = frozenset(place for layer in self.inventory.cache for place in layer.layers)
+        return over_gpus(self.file, cards, places)
 
     def _cache(self, layers: Sequence[int]) -> int:
         """All of the cache, from the bytes of one layer of each kind."""

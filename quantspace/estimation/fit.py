@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,9 +13,13 @@ from ..units import gb
 from .cache import kept_dtype
 from .demand import Bytes, Demand, largest
 from .engines.tensor_parallel import TensorParallel, tensor_parallel
+from .gguf.file import GgufFile
+from .gguf.layers import on_gpus, slots
 from .gguf.model import gguf_model
+from .gguf.rows import file_behind, file_precisions
 from .hardware import Gpu
 from .inventory import Inventory
+from .loadable import refusal_to_load
 from .placement import Share, Split
 from .speed.expected import Measured, SpeedRange, decode_speed
 from .verdict import Verdict, verdict_on
@@ -85,6 +89,25 @@ class FitRow:
         return self.precision.method != "stored" or self.demand.inventory.native_runs
 
     @property
+    def file(self) -> GgufFile | None:
+        """The GGUF file that the row stands for, `None` where it stands for none."""
+        return self.demand.file
+
+    @property
+    def layers(self) -> int | None:
+        """Layers of that file that can be on the GPU, the output as one; `None` where it isn't known."""
+        return slots(self.file) if self.file is not None and self.file.layers else None
+
+    @property
+    def gpu_layers(self) -> int | None:
+        """How many of them are, as `--n-gpu-layers` is told; `None` without a GPU or a file with layers."""
+        if self.layers is None or self.demand.gpu.kind != "gpu":
+            return None
+        if self.split is not None:
+            return on_gpus(self.split)
+        return 0 if self.verdict == "no" else self.layers
+
+    @property
     def shares(self) -> tuple[Share, ...]:
         return self.demand.shares
 
@@ -106,13 +129,24 @@ class FitRow:
 def fit_table(
     inventory: Inventory, hardware: Hardware, workload: Workload, measured: Measurements | None = None
 ) -> list[FitRow]:
-    """A row for every precision that means something for this model, in the order of the table of precisions."""
-    rows = (precision for precision in PRECISIONS.values() if applies(precision, inventory))
+    """A row for every precision that means something for this model, in the order of the table of precisions.
+
+    Its GGUF files come after them, the largest first; they are the only rows of a repository of such files.
+    """
+    rows = [precision for precision in PRECISIONS.values() if applies(precision, inventory)]
+    rows.extend(file_precisions(inventory).values())
     return [fit(inventory, precision, hardware, workload, measured) for precision in rows]
 
 
 def applies(precision: Precision, inventory: Inventory) -> bool:
-    """Whether a precision is a row of its own for this model."""
+    """Whether a precision of the table is a row for this model.
+
+    None is where only GGUF files are; what engines of text run is none where no text is generated.
+    """
+    if inventory.source_kind == "gguf":
+        return False
+    if not inventory.generates and precision.method in ("gguf", "packed"):
+        return False
     if precision.id == "native":
         return bool(inventory.native)
     if precision.id == "nf4-moe":
@@ -145,7 +179,7 @@ def fit(
         reason=reason,
         max_context=largest(lambda n: demand.total(n, workload.batch), usable, context_limit),
         max_batch=largest(lambda n: demand.total(workload.context, n), usable, settings().max_batch),
-        loadable=not precision.missing and inventory.prequantized is None,
+        loadable=not precision.missing and refusal_to_load(inventory) is None,
         exact=_exact(inventory, precision),
         split=split,
         speed=None if verdict == "no" else _speed(demand, hardware, workload, split, measured),
@@ -154,14 +188,24 @@ def fit(
 
 
 def recommend(rows: list[FitRow]) -> str | None:
-    """The most faithful precision that fits, else that is tight, else none; FP32 only where nothing else does."""
-    preferred = preference(rows[0].demand.inventory, rows[0].demand.gpu)
+    """The most faithful precision that fits, else that is tight, else none; FP32 only where nothing else does.
+
+    Among GGUF files the largest is the most faithful; they come after what the app loads itself.
+    """
+    if not rows:
+        return None
+    files = sorted((row for row in rows if row.file is not None), key=_faithful, reverse=True)
+    preferred = (*preference(rows[0].demand.inventory, rows[0].demand.gpu), *(row.precision.id for row in files))
     for verdict in ("fits", "tight"):
         fitting = {row.precision.id for row in rows if row.verdict == verdict and row.runs}
         for precision in preferred:
             if precision in fitting:
                 return precision
     return None
+
+
+def _faithful(row: FitRow) -> tuple[bool, int]:
+    return row.precision.label != "F32", row.weights.footprint
 
 
 def preference(inventory: Inventory, gpu: Gpu) -> tuple[str, ...]:
@@ -214,6 +258,8 @@ def _capable(gpu: Gpu, wanted: tuple[int, int] | None) -> bool:
 
 def _exact(inventory: Inventory, precision: Precision) -> bool:
     """Whether these are the very bytes that a load would hold, and not a format's arithmetic."""
+    if (file := file_behind(inventory, precision.id)) is not None:
+        return inventory.exact and file.exact
     if precision.method == "gguf":
         return inventory.exact and gguf_model(inventory).exact
     if precision.method == "stored" and not inventory.native_runs:
@@ -228,7 +274,9 @@ def _notes(inventory: Inventory, precision: Precision, counted: Precision, gpu: 
         notes.append(
             f"Counted as transformers holds it here, unpacked to {counted.dtype}; the files hold {packed} of weights."
         )
-    if precision.method == "gguf":
+    if (file := file_behind(inventory, precision.id)) is not None:
+        notes.extend(_file_notes(file, gpu))
+    elif precision.method == "gguf":
         notes.extend(gguf_model(inventory).notes)
     if precision.method in ("int8", "4bit", "torchao") and not precision.experts and inventory.expert_elements:
         share = inventory.expert_elements / inventory.parameters
@@ -246,3 +294,11 @@ def _notes(inventory: Inventory, precision: Precision, counted: Precision, gpu: 
     if precision.method == "stored" and inventory.native_note:
         notes.append(inventory.native_note)
     return tuple(notes)
+
+
+def _file_notes(file: GgufFile, gpu: Gpu) -> Iterator[str]:
+    if not file.exact:
+        yield "Its own header was not read: what it holds is told by its size."
+    if file.weights > file.on_gpu and gpu.kind == "gpu":
+        apart = gb(file.weights - file.on_gpu)
+        yield f"{apart} of token embeddings stay in system memory, where llama.cpp keeps them beside any GPU."

@@ -12,10 +12,12 @@ from functools import cached_property
 from math import prod
 from typing import Literal
 
+from .gguf.file import GgufFile
 from .stored import layer_of
 
-# The model's class on `meta`; headers of safetensors or GGUF files; the Hub's counts; sizes of pickled files.
-SourceKind = Literal["class", "headers", "gguf", "counts", "sizes"]
+# The model's class on `meta`; that and an adapter's header; headers of safetensors or GGUF files; the Hub's counts;
+# sizes of pickled files.
+SourceKind = Literal["class", "adapter", "headers", "gguf", "counts", "sizes"]
 Role = Literal["linear", "experts", "head", "embedding", "norm", "bias", "buffer", "other"]
 
 
@@ -139,6 +141,9 @@ class Inventory:
         source: where the tensors were read from, for people; `source_kind` for programs.
         peak: operations of a forward pass that can hold most, each as a polynomial; the largest counts.
         exact: whether tensors are the very ones that the loader makes.
+        private: whether its repository exists for those alone who were let in; `gated` whether its files do.
+        safetensors: whether the repository has its weights in files that a load may read.
+        generates: whether it answers text with text; only such a model has a cache and is loaded.
         weights_only: what the answer leaves out, for people, where only weights can be told; else empty.
         cache_exact: whether the cache was read from the real cache class.
         peak_measured: whether `peak` was read from passes on `meta`, or assumed from the config.
@@ -160,6 +165,7 @@ class Inventory:
         image: what one image costs, where the model takes images and its tower could be watched.
         quantized_peak: like `peak`, with what the kernels of bitsandbytes hold beside it, by their name
             (`meta/quantized.py`): `int8`, `int8-cpu`, `4bit`, `4bit-dq`.
+        files: GGUF files of the repository, each of which holds the model; a row of the fit table each.
         notes: what people should know about these figures.
     """
 
@@ -173,6 +179,10 @@ class Inventory:
     revision: str = "main"
     sha: str | None = None
     exact: bool = True
+    private: bool = False
+    gated: bool = False
+    safetensors: bool = True
+    generates: bool = True
     weights_only: str = ""
     cache_exact: bool = True
     peak_measured: bool = True
@@ -192,6 +202,7 @@ class Inventory:
     native_capability: tuple[int, int] | None = None
     image: ImageCost | None = None
     quantized_peak: tuple[tuple[str, tuple[PeakTerm, ...]], ...] = ()
+    files: tuple[GgufFile, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     def peak_with(self, kernels: str) -> tuple[PeakTerm, ...]:

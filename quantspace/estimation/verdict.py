@@ -6,6 +6,8 @@ from typing import Literal
 
 from ..units import gb
 from .demand import Bytes, Demand
+from .gguf.file import GgufFile
+from .gguf.layers import on_gpus, partly, slots
 from .placement import Split, offload
 from .weights import unquantized
 from .workload import Hardware, Workload
@@ -48,6 +50,8 @@ def verdict_on(
     room_in_host = hardware.host_bytes - HOST_ALLOWANCE
     if hardware.gpu.kind != "gpu" or room_in_host <= 0:
         return "no", reason, None
+    if demand.file is not None:
+        return _file_in_part(demand, demand.file, hardware, workload, room_in_host, reason)
     split = _split(demand, hardware, workload, room_in_host)
     if split is None:
         return "no", reason, None
@@ -73,3 +77,20 @@ def _split(demand: Demand, hardware: Hardware, workload: Workload, room_in_host:
         return None
     caches = demand.cache_by_layer(workload.context, workload.batch)
     return offload(demand.inventory, demand.precision, [room] * hardware.count, caches)
+
+
+def _file_in_part(
+    demand: Demand, file: GgufFile, hardware: Hardware, workload: Workload, room_in_host: int, reason: str
+) -> tuple[Verdict, str, Split | None]:
+    """A GGUF file with as many layers on the cards as fit: the processor computes the rest from system memory."""
+    caches = demand.cache_by_layer(workload.context, workload.batch)
+    room = hardware.gpu.usable_bytes - demand.fixed_on_a_card(workload.context, workload.batch)
+    split = partly(file, hardware.count, room, caches) if file.layers else None
+    if split is None:
+        return "no", f"{reason} Not one layer fits beside what is needed anyhow.", None
+    in_host = split.host.weights + file.input + sum(caches[place] for place in split.host.cache_layers)
+    if in_host > room_in_host:
+        wanted = f"{gb(in_host + HOST_ALLOWANCE)} of system memory, of which there are {gb(hardware.host_bytes)}"
+        return "no", f"{reason} {on_gpus(split)} of {slots(file)} layers would fit; the rest takes {wanted}.", None
+    where = f"{on_gpus(split)} of {slots(file)} layers on the GPU (--n-gpu-layers {on_gpus(split)})"
+    return "offload", f"{reason} Runs with {where}, the rest computed from system memory ({gb(in_host)}).", split

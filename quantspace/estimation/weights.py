@@ -11,6 +11,7 @@ from ..errors import BadInput
 from ..formula import Formula, Term
 from ..precision import DTYPE_BYTES, LAYOUTS, PRECISIONS, Precision
 from .gguf.mix import gguf_weights
+from .gguf.rows import file_behind, file_terms
 from .inventory import Inventory, TensorSpec
 from .native import outside_footprint
 from .stored import StoredTensor
@@ -42,8 +43,10 @@ class WeightBytes:
 
     Attributes:
         footprint: what `model.get_memory_footprint()` returns (elements × element size of every
-            parameter and buffer; `transformers/modeling_utils.py`); of a GGUF mix what `held` is.
-        held: bytes truly held: that, plus the quantization constants kept beside the weights.
+            parameter and buffer; `transformers/modeling_utils.py`); of a GGUF mix what `held` is, of a GGUF
+            file all of its tensors.
+        held: bytes truly held: that, plus the quantization constants kept beside the weights; of a GGUF file
+            less what llama.cpp keeps in system memory beside a GPU.
         tensors: number of separate allocations.
     """
 
@@ -52,8 +55,15 @@ class WeightBytes:
     tensors: int
 
 
-def weight_bytes(inventory: Inventory, precision: Precision) -> WeightBytes:
-    """Bytes of all tensors of `inventory` under `precision`, each storage once."""
+def weight_bytes(inventory: Inventory, precision: Precision, on_gpu: bool = False) -> WeightBytes:
+    """Bytes of all tensors of `inventory` under `precision`, each storage once.
+
+    Args:
+        on_gpu: whether a GPU with memory of its own holds them: of a GGUF file not the token embeddings.
+    """
+    file = file_behind(inventory, precision.id)
+    if file is not None:
+        return WeightBytes(file.weights, file.on_gpu if on_gpu else file.weights, file.tensors)
     return _weight_bytes(inventory, precision.id)
 
 
@@ -82,9 +92,12 @@ def _stored_bytes(tensors: tuple[TensorSpec, ...]) -> WeightBytes:
     return WeightBytes(footprint, sum(held.values()), len(held))
 
 
-def weight_terms(inventory: Inventory, precision: Precision) -> list[Term]:
+def weight_terms(inventory: Inventory, precision: Precision, on_gpu: bool = False) -> list[Term]:
     """The same bytes term by term: one for each kind of tensor, largest first. Their sum is `held`."""
-    if precision.method == "gguf":
+    file = file_behind(inventory, precision.id)
+    if file is not None:
+        terms = file_terms(file, on_gpu)
+    elif precision.method == "gguf":
         terms = [group.term for group in gguf_weights(inventory, precision.id)]
     else:
         terms = [_term(spec, count, precision) for spec, count in _shapes(inventory, precision).items()]

@@ -1,17 +1,28 @@
-"""What the Hub tells of a model: its commit, its files, its counts. Through huggingface_hub, honouring `HF_ENDPOINT`.
+"""What the Hub tells of a model: its commit, its files, its counts; and who is asking. Honours `HF_ENDPOINT`.
 
-`fetch.py` reads small parts of its files; `download.py` fetches weights.
+`fetch.py` reads small parts of its files; `download.py` fetches weights; `search.py` finds models.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
 
-from huggingface_hub import HfApi, ModelCardData
+from huggingface_hub import constants
+from huggingface_hub.utils import build_hf_headers
 
+from ..errors import shorten
 from ..settings import settings
-from .reference import ModelRef
-from .refusals import hub_errors
+from .reference import ModelRef, is_safe_path
+from .refusals import checked_token, garbled, not_signed_in
+from .transport import ask, ask_json
+
+_COMMIT = re.compile(r"\w{1,64}")  # forty hexadecimal digits on the Hub itself
+_MOST_BASES = 16
+_LONGEST_ID = 96  # characters, as the Hub has it
+_MOST_COUNTED = 2**63  # parameters, or bytes; a count above it is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,37 +58,96 @@ def sent_token(token: str | None) -> str | bool | None:
     """What huggingface_hub is given: the visitor's token, else the machine's own login, but none on a Space.
 
     A Space's own token is its owner's: it must not open the owner's private models to whoever visits.
+
+    Raises:
+        TokenMalformed: it holds what no token does; nothing was sent.
     """
-    if token is None and settings().on_space:
-        return False
-    return token
+    if not token:
+        return False if settings().on_space else None
+    return checked_token(token)
 
 
 def repo_facts(ref: ModelRef, token: str | None = None) -> RepoFacts:
     """Ask the Hub for the commit and the files of a model.
 
     Raises:
-        ModelNotFound, ModelGated, HubUnreachable: each with the next step.
+        ModelUnavailable: of the class that says what is in the way, each with the next step.
     """
-    with hub_errors(ref):
-        info = HfApi().model_info(
-            ref.id, revision=ref.revision, timeout=settings().hub_timeout, files_metadata=True, token=sent_token(token)
-        )
+    path = f"/api/models/{ref.id}/revision/{quote(ref.revision, safe='')}?blobs=true"
+    told = ask_json(ref, path, token=sent_token(token))
+    facts = _read_facts(ref, told) if isinstance(told, dict) else None
+    if facts is None:
+        raise garbled(ref)
+    return facts
+
+
+def check_access(facts: RepoFacts, token: str | None = None) -> None:
+    """Prove that this token may read the files of a model; a public one needs none.
+
+    Raises:
+        ModelUnavailable: of the class that says what is in the way.
+    """
+    url = f"{constants.ENDPOINT}/api/models/{facts.ref.id}/auth-check"
+    ask(facts.ref, url, token=sent_token(token), limit=1024, seconds=settings().hub_timeout)
+
+
+def whoami(token: str | None) -> str:
+    """The name of the account behind a token.
+
+    Raises:
+        NotSignedIn: there is no token.
+        TokenRefused: the Hub does not know it.
+        ModelUnavailable: the Hub does not answer as hoped.
+    """
+    sent = sent_token(token)
+    if "authorization" not in build_hf_headers(token=sent):
+        raise not_signed_in(None)
+    told = ask_json(None, "/api/whoami-v2", token=sent)
+    name = told.get("name") if isinstance(told, dict) else None
+    if not isinstance(name, str) or not name:
+        raise garbled(None)
+    return shorten(name)
+
+
+def _read_facts(ref: ModelRef, told: dict[str, Any]) -> RepoFacts | None:
+    """The facts, each of the type it should have; `None` where the answer is none of the Hub's.
+
+    Of the answer's fields (`ModelInfo`, huggingface_hub/hf_api.py) those alone are read that are used, so that no
+    other one can stand in the way.
+    """
+    sha, siblings = told.get("sha"), told.get("siblings", [])
+    if not isinstance(sha, str) or not _COMMIT.fullmatch(sha) or not isinstance(siblings, list):
+        return None
+    files = {entry.get("rfilename"): entry.get("size") for entry in siblings if isinstance(entry, dict)}
+    counts = _part(_part(told, "safetensors"), "parameters")
     return RepoFacts(
         ref,
-        info.sha or ref.revision,
-        {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()},
-        private=bool(info.private),
-        gated=bool(info.gated),
-        library=info.library_name,
-        task=info.pipeline_tag,
-        model_type=(info.config or {}).get("model_type"),
-        counts=dict(info.safetensors.parameters) if info.safetensors else {},
-        gguf_parameters=(info.gguf or {}).get("total"),
-        base_models=_base_models(info.card_data),
+        sha,
+        {path: _count(size) or 0 for path, size in files.items() if isinstance(path, str) and is_safe_path(path)},
+        private=bool(told.get("private")),
+        gated=bool(told.get("gated")),
+        library=_word(told.get("library_name")),
+        task=_word(told.get("pipeline_tag")),
+        model_type=_word(_part(told, "config").get("model_type")),
+        counts={dtype: n for dtype, n in counts.items() if _count(n)},
+        gguf_parameters=_count(_part(told, "gguf").get("total")),
+        base_models=_base_models(_part(told, "cardData").get("base_model")),
     )
 
 
-def _base_models(card: ModelCardData | None) -> tuple[str, ...]:
-    named = card.get("base_model") if card else None
-    return tuple(name for name in ([named] if isinstance(named, str) else named or ()) if isinstance(name, str))
+def _part(told: dict[str, Any], name: str) -> dict[str, Any]:
+    part = told.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _word(value: Any) -> str | None:
+    return shorten(value) if isinstance(value, str) else None
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < _MOST_COUNTED else None
+
+
+def _base_models(named: Any) -> tuple[str, ...]:
+    listed = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+    return tuple(name for name in listed if isinstance(name, str) and len(name) <= _LONGEST_ID)[:_MOST_BASES]

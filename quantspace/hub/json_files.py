@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ..errors import ModelUnsupported
 from ..settings import settings
 from .client import RepoFacts
+from .dense_json import parse_sendable
 from .fetch import fetch_file
 
 QUANTIZATION_FILE = "hf_quant_config.json"  # of checkpoints made with NVIDIA's modelopt
@@ -26,7 +26,7 @@ def fetch_config(facts: RepoFacts, token: str | None = None) -> dict[str, Any]:
     if "config.json" not in facts.files:
         raise ModelUnsupported(
             f"{facts.ref.id} has no config.json, so its architecture is not known.",
-            "Pick a repository in the transformers format; GGUF, diffusers and adapters are not covered yet.",
+            "Pick a repository in the transformers format, or one with safetensors or GGUF files.",
         )
     config = fetch_json(facts, "config.json", token)
     if "quantization_config" not in config and QUANTIZATION_FILE in facts.files:
@@ -49,8 +49,8 @@ def fetch_json(facts: RepoFacts, path: str, token: str | None = None, limit: int
         f"The {path} of {facts.ref.id} is not a JSON object.", "The repository may be broken; try another revision."
     )
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        found = parse_sendable(body)
+    except ValueError as error:
         raise broken from error
     if not isinstance(found, dict):
         raise broken

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 from huggingface_hub import constants
-from huggingface_hub.errors import HTTPError
-from huggingface_hub.utils import get_session
+
+from ..errors import HubDown, HubUnreachable, QuantSpaceError, RateLimited
+from .transport import ask
 
 PROBE_SECONDS = 1.5
 REMEMBER_SECONDS = 60
@@ -27,7 +28,11 @@ def _probe() -> bool:
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
-    except (HTTPError, OSError):
+        ask(None, constants.ENDPOINT, token=False, limit=0, seconds=PROBE_SECONDS, method="HEAD")
+    except (HubDown, RateLimited):
+        return True  # somebody is there
+    except HubUnreachable:
         return False
+    except QuantSpaceError:
+        return True  # it answered, if with a refusal
     return True

@@ -17,7 +17,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from ..errors import LoadFailed, OutOfMemory, QuantSpaceError, shorten, stored_quantized
-from ..estimation.architecture import max_context, model_class, parse_config, prequantized_method
+from ..estimation.architecture import generating_class, max_context, parse_config, prequantized_method
 from ..precision import PRECISIONS
 from ..quiet import quiet_libraries
 from ..units import MIB, gb
@@ -125,7 +125,7 @@ def _load(job: Job) -> LoadedModel:
         raise stored_quantized(job.model_id, method)
     config = parse_config(raw)
     precision = PRECISIONS[job.precision]
-    model = model_class(config).from_pretrained(
+    model = generating_class(config).from_pretrained(
         job.folder,
         config=config,
         device_map={"": "cuda:0" if torch.cuda.is_available() else "cpu"},

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import BadInput, QuantSpaceError, stored_quantized
+from ..errors import BadInput, QuantSpaceError
 from ..estimation.builder import demo_inventory, inventory_of
 from ..estimation.inventory import Inventory
+from ..estimation.loadable import refusal_to_load
 from ..estimation.weights import weight_bytes
-from ..hub.client import repo_facts
+from ..hub.client import check_access, repo_facts
 from ..hub.demo import DEMO_ID, demo_folder
 from ..hub.download import download
 from ..hub.reference import ModelRef, parse_reference
@@ -82,9 +83,12 @@ def _prepare(model: str, precision_id: str, revision: str, token: str | None) ->
     if ref.id == DEMO_ID:
         return _job(ref, "bundled", demo_folder(), demo_inventory(), precision)
     facts = repo_facts(ref, token)
+    if facts.gated or facts.private:
+        check_access(facts, token)
     inventory = inventory_of(facts, token)  # of this very commit, also where a bundled config is at hand
-    if inventory.prequantized:  # before many GB are fetched in vain
-        raise stored_quantized(ref.id, inventory.prequantized)
+    refusal = refusal_to_load(inventory)
+    if refusal is not None:  # before many GB are fetched in vain
+        raise refusal
     for event in download(facts, token):
         if isinstance(event, Path):
             return _job(ref, facts.sha, event, inventory, precision)

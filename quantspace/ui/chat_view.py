@@ -13,7 +13,8 @@ from ..hub.demo import DEMO_ID
 from ..runtime import session
 from ..runtime.job import Failed, Job, Message, Phase, Sampling, Stats, Text
 from ..settings import settings
-from .progress import ProgressView, error_html, failed_html
+from .complaint import error_html, failed_html
+from .progress import ProgressView
 
 History = list[dict[str, Any]]
 
@@ -26,6 +27,9 @@ DEMO_QUESTIONS = (
 )
 _STATS_BEGIN = "\n\n<small class='qs-stats'>"
 _STATS_END = "</small>"  # left open while an answer streams
+# The box is closed while an answer streams; whoever types with keys goes on where they were.
+_FOCUS = """() => setTimeout(() => matchMedia('(pointer: fine)').matches
+  && document.querySelector('#message textarea').focus({preventScroll: true}), 100)"""
 _ENDINGS = {"length": "cut at max new tokens", "stopped": "stopped"}
 
 
@@ -202,3 +206,51 @@ def _with_stats(answer: str, stats: Stats, job: Job) -> str:
         parts.append(f"left out, since the context is full: the oldest {stats.dropped_turns} of the messages")
     end = "…" if stats.ended == "running" else _STATS_END
     return f"{answer or '(no words)'}{_STATS_BEGIN}{' · '.join(parts)}{end}"
+
+
+def wire_chat(chat: Chat, job: gr.State) -> None:
+    """Send, stop, retry, undo and clear, for the model of `job`."""
+    streaming = {
+        "fn": reply,
+        "inputs": [chat.bot, job, *chat.settings],
+        "outputs": [chat.bot, chat.status],
+        "show_progress": "hidden",
+        "concurrency_limit": 8,
+        "api_visibility": "private",
+    }
+    quick = {"show_progress": "hidden", "api_visibility": "private"}
+    running = ({"fn": lambda: _stoppable(True)} | quick) | {"inputs": None, "outputs": [chat.send, chat.stop, chat.box]}
+    idle = running | {"fn": lambda: _stoppable(False)}
+
+    answers = []
+    for start in (
+        gr.on([chat.box.submit, chat.send.click], asked, [chat.box, chat.bot], [chat.box, chat.bot], **quick),
+        chat.bot.example_select(_example, chat.bot, chat.bot, **quick),
+        chat.bot.retry(_retried, chat.bot, chat.bot, **quick),
+    ):
+        answer = start.then(**running).then(**streaming)
+        answer.then(**idle).then(None, js=_FOCUS)
+        answers.append(answer)
+    chat.stop.click(
+        lambda history: (stopped(history), ""), chat.bot, [chat.bot, chat.status], cancels=answers, **quick
+    ).then(stopped, chat.bot, chat.bot, **quick).then(**idle)  # again: a piece under way may have come after it
+    chat.bot.undo(_undone, chat.bot, [chat.bot, chat.box], **quick)
+    chat.clear.click(lambda: ([], ""), None, [chat.bot, chat.status], cancels=answers, **quick).then(**idle)
+
+
+def _example(event: gr.SelectData, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*(history or []), {"role": "user", "content": event.value["text"]}]
+
+
+def _retried(event: gr.RetryData, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return before(history, event.index)
+
+
+def _undone(event: gr.UndoData, history: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Any]:
+    kept = before(history, event.index)
+    return kept[:-1], said(kept[-1]["content"]) if kept else gr.skip()
+
+
+def _stoppable(running: bool) -> tuple[Any, Any, Any]:
+    """Send gives way to Stop while an answer streams; a question sent meanwhile would be lost."""
+    return gr.update(visible=not running), gr.update(visible=running), gr.update(interactive=not running)

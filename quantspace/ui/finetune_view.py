@@ -19,8 +19,9 @@ from ..estimation.training.optimizers import OPTIMIZERS
 from ..estimation.training.workload import METHODS, FinetuneWorkload
 from ..hub.reference import parse_reference
 from ..precision import PRECISIONS
+from .access import token_of
+from .complaint import error_html
 from .fit_table import VERDICT_WORDS
-from .progress import error_html
 from .render import render
 
 _METHODS = [
@@ -67,13 +68,16 @@ def build_finetune() -> tuple[FinetuneForm, gr.HTML]:
     return FinetuneForm(method, base, rank, targets, batch, sequence, optimizer, checkpointing), answer
 
 
-def show_finetune(model: str, card: str, *controls: Any) -> Iterator[str]:
+def show_finetune(
+    model: str, card: str, oauth: gr.OAuthToken | None, typed_token: str, *controls: Any
+) -> Iterator[str]:
     """The answer for the form's values, or what is wrong with them: assumed at once, then watched."""
+    token = token_of(typed_token, oauth)
     try:
         workload = FinetuneWorkload(**dict(zip(_NAMES, controls, strict=True)))
         reference, gpu = parse_reference(model), find_gpu(card)
-        inventory = inventory_for(reference)
-        peak = _watching.submit(training_peak, reference, workload)
+        inventory = inventory_for(reference, token)
+        peak = _watching.submit(training_peak, reference, workload, token)
         try:
             known = peak.result(timeout=PATIENCE)
         except StillWorking:

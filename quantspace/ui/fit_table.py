@@ -7,34 +7,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 
 import gradio as gr
 
+from ..errors import QuantSpaceError
 from ..estimation.advice import smallest_gpus
 from ..estimation.cache import cache_bytes, kept_dtype
 from ..estimation.calculator import Estimate
 from ..estimation.demand import PARTS
 from ..estimation.fit import FitRow
+from ..estimation.inventory import Inventory
+from ..estimation.loadable import refusal_to_load
 from ..estimation.placement import Share
 from ..formula import Term
+from ..hub.reference import ModelRef
+from ..share.rows import row_of
 from ..units import gb
+from .keep import FORMATS, code_of_row, file_of_table, remember
 from .render import render
+from .source_view import asked_row, badges, on_top, source_words
 
+VERDICT_MARKS = {"fits": "✓", "tight": "!", "offload": "⇄", "no": "✕"}
 VERDICT_WORDS = {"fits": "Fits", "tight": "Tight", "offload": "Offload", "no": "Does not fit"}
 _SHOWN_TERMS = 4  # of a part; smaller ones open on demand
 _BAR_MARGIN = 1.04  # the longest bar, or the card's line, ends a little before the edge
-# Clicks on a row's button reach Python as an event that carries what the row stands for.
-_CLICKS = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-precision]');
-  if (button && !button.disabled) trigger('click', {...button.dataset});
-});
-"""
+_SCRIPT = (files("quantspace.ui") / "fit_table.js").read_text(encoding="utf-8")
 
 
 def build_fit_table() -> gr.HTML:
     """The table's place; its `.click` fires with model, revision and precision when a row's *Load* is pressed."""
-    return gr.HTML(apply_default_css=False, js_on_load=_CLICKS, elem_id="fit-table")
+    return gr.HTML(
+        apply_default_css=False,
+        js_on_load=_SCRIPT,
+        server_functions=[code_of_row, file_of_table],
+        elem_id="fit-table",
+    )
 
 
 @dataclass(frozen=True)
@@ -65,57 +73,99 @@ class RowView:
     parts: list[Part]
 
 
-def table_html(estimate: Estimate) -> str:
-    """The table of an estimate: rows that this app can run or that the model came in, then other formats."""
+def table_html(estimate: Estimate, asked: ModelRef | None = None, precision: str = "") -> str:
+    """The table of an estimate: rows that this app can run or that the model came in, then other formats.
+
+    The row of `precision` is marked, else the one of the file that was asked for.
+    """
+    inventory, refusal = estimate.inventory, refusal_to_load(estimate.inventory)
+    row_id, missing = _row_named(estimate, precision) if precision else asked_row(inventory, asked)
     usable = estimate.hardware.usable_bytes
     scale = _BAR_MARGIN * max(usable, *(row.total_bytes for row in estimate.rows))
     views = [RowView(row, _segments(row, scale), _parts(row)) for row in estimate.rows]
     main = sorted(
-        (view for view in views if _belongs_on_top(view.row)), key=lambda view: view.row.precision.id != "native"
+        (view for view in views if on_top(view.row, estimate)), key=lambda view: view.row.precision.id != "native"
     )
+    beside = [view for view in views if view.row.file and view not in main]
     return render(
         "fit_table",
         estimate=estimate,
         usable=usable,
         line=100 * usable / scale,
         words=VERDICT_WORDS,
+        marks=VERDICT_MARKS,
         headline=headline(estimate),
+        source=source_words(inventory),
+        refusal=refusal,
+        badges=badges(inventory),
+        token=inventory.source_kind == "counts",  # its files may be closed: a token may open a better source
         views=main,
-        others=[view for view in views if view not in main],
+        files=beside,
+        files_fitting=sum(view.row.verdict in ("fits", "tight") for view in beside),
+        others=[view for view in views if view not in main and view not in beside],
+        asked=row_id,
+        ticket=remember(estimate, row_id or ""),
+        formats=FORMATS,
+        notes=[*filter(None, [missing]), *([str(refusal)] if refusal else []), *estimate.notes],
+        parts=_told_parts(inventory),
         place=place,
-        advice=smallest_gpus(estimate.inventory, estimate.workload),
-        opinions=estimate.opinions(),
+        advice=smallest_gpus(inventory, estimate.workload),
+        opinions=() if inventory.weights_only else estimate.opinions(),
         cache=_cache_bytes(estimate),
     )
+
+
+def _told_parts(inventory: Inventory) -> list[str]:
+    if inventory.weights_only:
+        return ["weights", "overhead"]
+    return [name for name in PARTS if name != "cache" or inventory.generates]
+
+
+def _row_named(estimate: Estimate, precision: str) -> tuple[str | None, str]:
+    """The id of the row of a precision, and what to say where there is none."""
+    try:
+        row = row_of(estimate, precision)
+    except QuantSpaceError as missing:
+        return None, str(missing)
+    return (row.precision.id if row else None), ""
 
 
 def headline(estimate: Estimate) -> str:
     """The answer in one sentence: what to take, or how far one could go instead."""
     if estimate.recommended:
         row = estimate.row(estimate.recommended)
-        how = "it fits" if row.verdict == "fits" else "it just fits"
+        what = "its weights fit" if estimate.inventory.weights_only else "it fits"
+        how = what if row.verdict == "fits" else what.replace("fit", "just fit")
         free = f"{gb(row.free_bytes // row.gpu_count)} free" + (" on the fullest card" if row.gpu_count > 1 else "")
-        unloadable = " It is estimated only: this app can't load it yet." if row.precision.missing else ""
-        return f"Take {row.precision.label}: {how}, with {free}.{unloadable}"
+        return f"Take {row.precision.label}: {how}, with {free}.{_unloadable(row)}"
     return f"{_how_far(estimate)}{_way_out(estimate)}"
+
+
+def _unloadable(row: FitRow) -> str:
+    if row.precision.engine != "transformers":
+        return f" It runs in {row.precision.engine}; this app does not load it."
+    return " It is estimated only: this app can't load it yet." if row.precision.missing else ""
 
 
 def _way_out(estimate: Estimate) -> str:
     """What would still run where nothing that transformers holds on the cards does."""
-    other = next((row for row in estimate.rows if row.verdict == "fits" and not _belongs_on_top(row)), None)
-    offloaded = next((row for row in estimate.rows if row.verdict == "offload" and _belongs_on_top(row)), None)
+    first = sorted(estimate.rows, key=lambda row: row.file is None)  # files that are there, before what could be made
+    other = next((row for row in first if row.verdict == "fits" and not on_top(row, estimate)), None)
+    offloaded = next((row for row in estimate.rows if row.verdict == "offload" and on_top(row, estimate)), None)
     ways = []
     if offloaded:
         ways.append(f"{offloaded.precision.label} runs with layers in system memory")
     if other:
         engine = f" in {other.precision.engine}" if other.precision.engine != "transformers" else ""
-        ways.append(f"{other.precision.label}{engine} would fit: see the other formats")
+        ways.append(
+            f"{other.precision.label}{engine} would fit: see the {'GGUF files' if other.file else 'other formats'}"
+        )
     return f" {'; '.join(ways)}." if ways else ""
 
 
 def _how_far(estimate: Estimate) -> str:
     asked = f"{estimate.workload.context:,} tokens × {estimate.workload.batch}"
-    rows = [row for row in estimate.rows if _belongs_on_top(row)]
+    rows = [row for row in estimate.rows if on_top(row, estimate)]
     furthest = max(rows, key=lambda row: row.max_context)
     if furthest.max_context:
         far = f"{furthest.precision.label} fits up to {furthest.max_context:,} tokens."
@@ -141,10 +191,6 @@ def place(share: Share) -> str:
     if not share.names:
         return "nothing"
     return share.names[0] if len(share.names) == 1 else f"{share.names[0]} … {share.names[-1]}"
-
-
-def _belongs_on_top(row: FitRow) -> bool:
-    return not row.precision.missing or row.precision.id in ("native", "nf4-moe")
 
 
 def _segments(row: FitRow, scale: float) -> list[Segment]:

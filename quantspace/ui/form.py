@@ -1,21 +1,19 @@
-"""The form: which model, on which card, for which workload. And how a link fills it."""
+"""The form: which model, on which card, for which workload."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import gradio as gr
 
-from ..errors import UnknownGpu
 from ..estimation.calculator import DEFAULT_RAM_GB, KV_DTYPES
-from ..estimation.hardware import find_gpu, gpus
-from ..hub.catalogue import bundled_models
-from ..hub.demo import DEMO_ID, demo_config
+from ..estimation.hardware import gpus
+from ..hub.demo import DEMO_ID
 from ..hub.presence import hub_reachable
 from ..settings import settings
 from ..units import gb
+from .model_field import build_model_field
 from .render import render
 
 # Small, open and able to chat: what a visitor with a network can load within a minute.
@@ -27,15 +25,13 @@ element.addEventListener('click', (event) => {
   if (button) trigger('click', {model: button.dataset.model});
 });
 """
-# What Gradio, Spaces and sign-in put into a page's address; none of it is ours to complain about.
-_FOREIGN = frozenset({"__theme", "__sign", "__lang", "logs", "view", "oauth", "code", "state", "ref", "source"})
 
 
 @dataclass
 class Form:
     """The form's components, in the order in which handlers take their values."""
 
-    model: gr.Dropdown
+    model: gr.Textbox
     gpu: gr.Dropdown
     context: gr.Textbox
     batch: gr.Number
@@ -48,30 +44,13 @@ class Form:
         return [getattr(self, part.name) for part in fields(self)]
 
 
-@dataclass
-class Asked:
-    """What a link asks for: values by parameter, and what was not understood."""
-
-    values: dict[str, Any]
-    ignored: list[str] = field(default_factory=list)
-
-
 def build_form() -> tuple[Form, gr.HTML, gr.Button]:
     """Lay the form out in the current Blocks: its fields, models to begin with, and the button.
 
     A click on one of the models fires the `.click` of the second with `event.model`.
     """
     with gr.Row(elem_id="form-main"):
-        model = gr.Dropdown(
-            [DEMO_ID, *SMALL_MODELS, *(m for m in bundled_models() if m not in SMALL_MODELS)],
-            value=DEMO_ID,
-            label="Model",
-            info="An id on the Hub, or the link of its page",
-            allow_custom_value=True,
-            scale=3,
-            min_width=260,
-            elem_id="model",
-        )
+        model = build_model_field()
         gpu = gr.Dropdown(
             [(f"{gpu.name} · {gb(gpu.usable_bytes)} usable", gpu.id) for gpu in gpus().values()],
             value=settings().default_gpu,
@@ -87,7 +66,7 @@ def build_form() -> tuple[Form, gr.HTML, gr.Button]:
         context = gr.Textbox(
             str(settings().default_context),
             label="Context",
-            info="tokens: 8192, 32k",
+            info="tokens: 8192, 32k, 1M",
             max_lines=1,
             min_width=100,
             elem_id="context",
@@ -105,40 +84,6 @@ def build_form() -> tuple[Form, gr.HTML, gr.Button]:
     return Form(model, gpu, context, batch, count, kv, ram, images), chips, button
 
 
-def read_link(parameters: Mapping[str, str]) -> Asked:
-    """Values of the form from a page's query parameters; broken or unknown ones are ignored and named."""
-    asked = Asked({})
-    readers = {
-        "model": str.strip,
-        "gpu": lambda text: find_gpu(text).id,
-        "context": lambda text: str(int(text)),
-        "batch": int,
-        "count": int,
-        "kv": _known_kv,
-        "ram": float,
-        "images": int,
-    }
-    for name, text in parameters.items():
-        if name in _FOREIGN:
-            continue
-        try:
-            asked.values[name] = readers[name](text)
-        except (KeyError, ValueError, UnknownGpu):
-            asked.ignored.append(name[:40])
-    return asked
-
-
-def opening_values(asked: Asked) -> list[Any]:
-    """The form's values when the page opens: the link's, else what can be loaded from here."""
-    first = SMALL_MODELS[0] if hub_reachable() else DEMO_ID
-    known = demo_config()["max_position_embeddings"] if first == DEMO_ID and "model" not in asked.values else None
-    context = str(known or settings().default_context)
-    card = settings().default_gpu
-    defaults = {"model": first, "gpu": card, "context": context, "batch": 1, "count": 1, "kv": "auto"}
-    defaults |= {"ram": DEFAULT_RAM_GB, "images": 0}
-    return list((defaults | asked.values).values())
-
-
 def chips_html() -> str:
     """Models to begin with: real small ones first where there is a network, the demo where there is none."""
     online = hub_reachable()
@@ -146,7 +91,6 @@ def chips_html() -> str:
     return render("chips", loadable=loadable, known=WELL_KNOWN, demo=DEMO_ID, online=online)
 
 
-def _known_kv(text: str) -> str:
-    if text not in KV_DTYPES:
-        raise ValueError(text)
-    return text
+def chosen(event: gr.EventData) -> str:
+    """The model that was clicked on."""
+    return str(event.model)

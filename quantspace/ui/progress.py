@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-from ..errors import QuantSpaceError
 from ..hub.download import seconds_left
-from ..runtime.job import Failed, Phase
+from ..runtime.job import Phase
 from ..units import gb
 from .render import render
 
@@ -35,7 +34,7 @@ class ProgressView:
         return words + (f", about {left:.0f} s left" if left and left >= 1 else "")
 
     def _wait(self, _: Phase) -> str:
-        return "Somebody else is using the machine; waiting for a turn…"
+        return "The machine is busy with another load or answer; waiting for a turn…"
 
     def _load(self, phase: Phase) -> str:
         if not phase.total:
@@ -44,13 +43,3 @@ class ProgressView:
 
     def _generate(self, _: Phase) -> str:
         return "Reading the prompt…"
-
-
-def error_html(error: QuantSpaceError) -> str:
-    """What went wrong, and the next step."""
-    return render("error", message=error.message, hint=error.hint)
-
-
-def failed_html(failed: Failed) -> str:
-    """An error that came over the seam."""
-    return render("error", message=failed.message, hint=failed.hint)

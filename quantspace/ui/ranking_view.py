@@ -12,8 +12,8 @@ from ..estimation.calculator import hardware_and_workload
 from ..estimation.speed.expected import SpeedRange, decode_speed
 from ..estimation.workload import Hardware, Workload
 from ..runtime.measured_speed import measurements
+from .complaint import error_html
 from .fit_table import VERDICT_WORDS
-from .progress import error_html
 from .render import render
 
 _CLICKS = """

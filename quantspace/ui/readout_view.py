@@ -34,12 +34,13 @@ def compare(job: Job, readout: Readout) -> list[Comparison]:
     ]
 
 
-def readout_html(job: Job, readout: Readout) -> str:
-    """The readout of a loaded model."""
+def readout_html(job: Job, readout: Readout, revision: str = "main") -> str:
+    """The readout of a model that was asked for at `revision`."""
     layers = layer_table(readout.tensors)
     return render(
         "readout",
         readout=readout,
+        revision=revision,
         label=PRECISIONS[readout.precision].label,
         comparisons=compare(job, readout),
         dtypes=_dtypes(layers),

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..units import exact, gb, gib
+from .links import linked
 
 
 @lru_cache(maxsize=1)
@@ -24,9 +25,11 @@ def _environment() -> Environment:
         "gib": gib,
         "exact": exact,
         "count": lambda n: f"{n:,}",
+        "counted": _counted,
         "speed": _speed,
         "billions": _billions,
         "sentence": _sentence,
+        "linked": linked,
     }
     return environment
 
@@ -42,6 +45,11 @@ def _billions(parameters: int) -> str:
     size, name = (10**9, "B") if parameters >= 10**9 else (10**6, "M")
     value = parameters / size
     return f"{value:,.1f} {name}" if value < 100 else f"{value:,.0f} {name}"
+
+
+def _counted(number: int, thing: str) -> str:
+    """`1 layer`, `4,096 layers`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _sentence(text: str) -> str:

@@ -75,10 +75,15 @@ def test_a_download_shows_bytes_and_can_be_cancelled(opened, repos):
     load(opened, "nf4")
 
 
-def test_a_gated_model_says_what_to_do(opened):
-    choose(opened, "browser/gated")
-    expect(opened.locator("#complaint .qs-error")).to_contain_text("is gated", timeout=LOAD_MS)
-    expect(opened.locator("#complaint .qs-error")).to_contain_text("Accept them at")
+def test_a_gated_model_is_estimated_from_the_hubs_counts_and_says_what_opens_it(opened, repos):
+    estimate(opened, "browser/gated")
+    expect(opened.locator(".qs-source")).to_have_attribute("data-source", "counts")
+    expect(opened.locator(".qs-source")).to_contain_text("Estimated weights, from the Hub's counts")
+    note = opened.locator(".qs-note", has_text="is gated")
+    expect(note.locator("a").first).to_have_attribute("href", f"{repos.url}/browser/gated")
+    expect(opened.locator("#fit-table button[data-precision]")).to_have_count(0)  # nothing that could be loaded
+    opened.locator(".qs-source [data-opens=access]").click()
+    expect(opened.locator("#token input")).to_be_focused(timeout=LOAD_MS)
 
 
 def test_a_missing_repository_says_so_and_the_next_one_works(opened):

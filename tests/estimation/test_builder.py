@@ -18,17 +18,17 @@ SMALL = "HuggingFaceTB/SmolLM2-135M"
 def builds(monkeypatch):
     """Names of the models that were built, in order; the cache is empty before and after."""
     names = []
-    real = builder._build
+    real = builder.read_class
 
     def noted(config, about):
         names.append(about["model_id"])
         return real(config, about)
 
-    monkeypatch.setattr(builder, "_build", noted)
+    monkeypatch.setattr(builder, "read_class", noted)
     monkeypatch.setattr(builder, "bundled_inventory", lambda model_id: None)
-    builder._inventory.cache_clear()
+    builder.built.cache_clear()
     yield names
-    builder._inventory.cache_clear()
+    builder.built.cache_clear()
 
 
 def test_those_who_ask_at_once_share_one_build(builds):

@@ -167,7 +167,7 @@ class TestErrors:
         assert failed(published(), "bf16", revision="v99").code == "model_not_found"
 
     def test_gated_model(self, published):
-        assert failed(published(gated="manual"), "bf16").code == "model_gated"
+        assert failed(published(gated="manual"), "bf16").code == "not_signed_in"
 
     def test_checkpoint_that_is_stored_quantized_is_refused_before_its_weights_are_fetched(
         self, hub, published, tiny_checkpoint
@@ -199,7 +199,7 @@ class TestErrors:
     def test_storage_that_fails_while_weights_are_fetched(self, hub, published):
         model_id = published()
         hub.fail(model_id, on="cdn", status=503)
-        assert failed(model_id, "bf16").code == "hub_unreachable"
+        assert failed(model_id, "bf16").code == "hub_down"
         hub.faults.clear()
         assert loads(model_id)
 

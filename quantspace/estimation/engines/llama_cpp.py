@@ -14,7 +14,8 @@ GGUF file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
 
 from ...formula import Formula, Term
 from ..inventory import CacheLayer, Inventory
@@ -74,22 +75,24 @@ def llama_cpp_opinion(inventory: Inventory, context: int, batch: int, kv_dtype: 
     name = _type_name(kv_dtype)
     if name not in _TYPES or not is_known(inventory):
         return None
-    windows_kept = _windows_kept(inventory)
-    terms = [term for row in inventory.cache for term in _row_terms(inventory, row, context, batch, name, windows_kept)]
+    asked = {"context": context, "batch": batch}
+    terms = [
+        Term(part.name, part.formula, {**part.operands, **asked, "layers": layers}, part.source)
+        for layers, parts in _parts(inventory, name)
+        for part in parts
+    ]
     rule = f"All cells are allocated at the start, {CELLS} at a time; a window holds a step of {UBATCH} tokens more."
-    notes = list(_notes(inventory, windows_kept, _TYPES[name][0]))
+    notes = list(_notes(inventory, _windows_kept(inventory), _TYPES[name][0]))
     kind = "float16" if name in ("q8_0", "q4_0") else kv_dtype
     return opinion_of("llama.cpp", terms, rule, notes, (inventory, context, batch, kind))
 
 
 def llama_cpp_layer_bytes(inventory: Inventory, context: int, batch: int, kv_dtype: str) -> list[int]:
     """Bytes in one layer of each kind, in the order of `Inventory.cache`, where there is an opinion."""
-    name, windows_kept = _type_name(kv_dtype), _windows_kept(inventory)
-    by_kind = []
-    for row in inventory.cache:
-        terms = _row_terms(inventory, replace(row, layers=row.layers[:1]), context, batch, name, windows_kept)
-        by_kind.append(sum(term.bytes for term in terms))
-    return by_kind
+    return [
+        sum(part.formula(**part.operands, layers=1, context=context, batch=batch) for part in parts)
+        for _, parts in _parts(inventory, _type_name(kv_dtype))
+    ]
 
 
 def _type_name(kv_dtype: str) -> str:
@@ -98,6 +101,7 @@ def _type_name(kv_dtype: str) -> str:
     return "q4_0" if kv_dtype in _FOUR_BITS else kv_dtype
 
 
+@lru_cache(maxsize=512)
 def _windows_kept(inventory: Inventory) -> bool:
     """Whether a GGUF file of this model keeps its windows: only where some layer has none."""
     return any(row.token_elements and row.window is None for row in inventory.cache)
@@ -105,36 +109,55 @@ def _windows_kept(inventory: Inventory) -> bool:
 
 def llama_cpp_compute_bytes(inventory: Inventory, context: int, batch: int) -> Term | None:
     """The compute buffer that llama.cpp reserves on a GPU beside weights and cache, or `None` if unknown."""
+    operands = _compute(inventory, context, batch)
+    return Term("llama.cpp's compute buffer", COMPUTE, operands, _COMPUTE_NOTE) if operands else None
+
+
+def llama_cpp_compute_total(inventory: Inventory, context: int, batch: int) -> int:
+    """The same in bytes, for searches that ask thousands of times; 0 where it is unknown."""
+    operands = _compute(inventory, context, batch)
+    return COMPUTE(**operands) if operands else 0
+
+
+def _compute(inventory: Inventory, context: int, batch: int) -> dict[str, int] | None:
     if not inventory.vocab_size or not inventory.hidden_size:
         return None
     cells = batch * -(-context // CELLS) * CELLS
-    operands = {
-        "vocabulary": inventory.vocab_size,
-        "hidden": inventory.hidden_size,
-        "ubatch": min(UBATCH, cells),
-    }
-    return Term("llama.cpp's compute buffer", COMPUTE, operands, _COMPUTE_NOTE)
+    return {"vocabulary": inventory.vocab_size, "hidden": inventory.hidden_size, "ubatch": min(UBATCH, cells)}
 
 
-def _row_terms(
-    inventory: Inventory, row: CacheLayer, context: int, batch: int, type_name: str, windows_kept: bool
-) -> Iterator[Term]:
+class _Part(NamedTuple):
+    """What a layer keeps: a formula, and those of its operands that do not depend on what is asked."""
+
+    name: str
+    formula: Formula
+    operands: dict[str, int]
+    source: str
+
+
+@lru_cache(maxsize=2048)  # an inventory is compared by identity
+def _parts(inventory: Inventory, type_name: str) -> tuple[tuple[int, tuple[_Part, ...]], ...]:
+    """Of each kind of layer how many there are, and what one of them keeps."""
+    windows_kept = _windows_kept(inventory)
+    return tuple((row.count, tuple(_kept(inventory, row, type_name, windows_kept))) for row in inventory.cache)
+
+
+def _kept(inventory: Inventory, row: CacheLayer, type_name: str, windows_kept: bool) -> Iterator[_Part]:
     label, size, block = _TYPES[type_name]
-    common = {"batch": batch, "layers": row.count}
     if row.token_elements:
-        operands = {**common, "context": context, "values": row.token_elements, "size": size}
+        operands = {"values": row.token_elements, "size": size}
         operands |= {"block": block} if block > 1 else {}
         windowed = bool(row.window) and windows_kept
-        operands |= {"window": row.window, "ubatch": UBATCH} if windowed else {}
+        operands |= {"window": row.window or 0, "ubatch": UBATCH} if windowed else {}
         what = "latent" if latent_width(inventory) else "keys and values"
         name = f"{what} of windows, {label}" if windowed else f"{what}, {label}"
-        yield Term(name, FORMULAS[windowed, block > 1], operands, _KV_SOURCE)
+        yield _Part(name, FORMULAS[windowed, block > 1], operands, _KV_SOURCE)
     if row.state_elements or row.state_bytes:
         kernel = conv_kernel(inventory, row)
         # Without a convolution all of the state is kept: as if its kernel had one column more.
         channels, kernel = (row.state_elements // kernel, kernel) if kernel > 1 else (row.state_elements, 2)
-        operands = {**common, "channels": channels, "kernel": kernel, "recurrent": row.state_bytes}
-        yield Term("recurrent states, F32", STATE, operands, _STATE_SOURCE)
+        operands = {"channels": channels, "kernel": kernel, "recurrent": row.state_bytes}
+        yield _Part("recurrent states, F32", STATE, operands, _STATE_SOURCE)
 
 
 def _notes(inventory: Inventory, windows_kept: bool, label: str) -> Iterator[str]:

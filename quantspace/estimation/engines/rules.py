@@ -12,7 +12,12 @@ from ...precision import Precision
 from ..activations import Prefill, activation_terms, activation_total
 from ..cache import cache_terms, layers_bytes
 from ..inventory import Inventory
-from .llama_cpp import llama_cpp_compute_bytes, llama_cpp_layer_bytes, llama_cpp_opinion
+from .llama_cpp import (
+    llama_cpp_compute_bytes,
+    llama_cpp_compute_total,
+    llama_cpp_layer_bytes,
+    llama_cpp_opinion,
+)
 
 
 class Rules(Protocol):
@@ -64,7 +69,7 @@ class LlamaCpp:
         return list(opinion.terms) if opinion else []
 
     def activations(self, context: int, batch: int) -> int:
-        return sum(term.bytes for term in self.activation_terms(context, batch))
+        return llama_cpp_compute_total(self._inventory, context, batch)
 
     def activation_terms(self, context: int, batch: int) -> tuple[Term, ...]:
         buffer = llama_cpp_compute_bytes(self._inventory, context, batch)
@@ -79,8 +84,8 @@ def rules_of(inventory: Inventory, precision: Precision, how: Prefill) -> Rules:
 
 
 def knows(inventory: Inventory) -> bool:
-    """Whether llama.cpp's rules can be told for this model."""
-    return (
+    """Whether llama.cpp's rules can be told for this model; of one that was read from its files nothing else can."""
+    return inventory.source_kind == "gguf" or (
         llama_cpp_opinion(inventory, 1, 1, "float16") is not None
         and llama_cpp_compute_bytes(inventory, 1, 1) is not None
     )

@@ -1,12 +1,13 @@
 """How a model's cache grows and what its passes hold, asked of the class itself.
 
 Forward passes on `meta` fill the real cache object; its tensors' shapes at two lengths give what each
-layer keeps a token and what it keeps regardless. `peak.py` watches the same passes for their peak.
+layer keeps a token and what it keeps regardless. Layers of a class that isn't known to grow so are watched over
+whole blocks of tokens, after prefills and after steps. `peak.py` watches the same passes for their peak.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..inventory import CacheLayer, PeakTerm
+from .cache_rows import PROMPT, STRAIGHT, Held, cache_layers, grouped, grown, grows_straight, held_by, over_blocks
 from .peak import FusedAttention, LinearCall, LiveBytes, peak_terms, undominated
 from .quantized import TRANSIENTS, largest_with, quantized_peaks
 from .repeat import LikeLayers
@@ -26,25 +28,7 @@ FLOAT32_BYTES = 4  # of the copy of the last logits that sampling makes (transfo
 _CHUNKS = (257, 513, 1025, 2049, 3073)  # tokens: one more than full chunks of 64, 128 or 256: the most padding
 _TOKEN_LOOP = (9, 17, 33, 65, 97)  # tokens, where a layer runs once for each
 _CONFIRMED = 0.01  # by which the last of these passes may differ from what the others tell
-_PROMPT = 8  # tokens of the first pass: any small number, below every real window
-
-# Layers whose size is a straight line in tokens, up to a window. Others compress or index in steps.
-_STRAIGHT = frozenset(
-    {
-        "DynamicLayer",
-        "DynamicSlidingWindowLayer",
-        "DynamicIndexedLayer",
-        "LooseState",
-        "LinearAttentionLayer",
-        "LinearAttentionAndFullAttentionLayer",
-        "LinearAttentionAndSlidingWindowAttentionLayer",
-    }
-)
-
-
-def grows_straight(cache: tuple[CacheLayer, ...]) -> bool:
-    """Whether two short passes tell a cache's size at any length."""
-    return all(layer.kind in _STRAIGHT for layer in cache)
+_BLOCKS = 4096  # tokens: whole blocks of every class that compresses or indexes blocks (of 4 and of 128 tokens)
 
 
 @dataclass(frozen=True)
@@ -56,12 +40,15 @@ class Watched:
         peak: the polynomials that can be the peak; empty where none could be found.
         recurrent: whether layers keep a state that does not grow.
         quantized: those with the kernels of a quantizer, by their name in `quantized.TRANSIENTS`.
+        most_over: bytes in bfloat16 by which `cache` can exceed what one sequence holds, between the ends of
+            the blocks that a class compresses; it never falls below it. 0 where it is always exact.
     """
 
     cache: tuple[CacheLayer, ...]
     peak: tuple[PeakTerm, ...] = ()
     quantized: tuple[tuple[str, tuple[PeakTerm, ...]], ...] = ()
     recurrent: bool = False
+    most_over: int = 0
 
 
 def watch(model: PreTrainedModel, quantizable: Collection[str] = (), shortened: bool = True) -> Watched:
@@ -93,21 +80,24 @@ def _watch_either_way(
     except RuntimeError:  # some classes sort tokens by expert in a loop, or want a mask with values
         model.set_experts_implementation("batched_mm")
         model.set_attn_implementation("eager")
-        return Watched(_watch(model, (), like).cache)
+        return replace(_watch(model, (), like), peak=(), quantized=(), recurrent=False)
 
 
 def _watch(model: PreTrainedModel, quantizable: Collection[int], like: AbstractContextManager[Any]) -> Watched:
-    lengths = range(_PROMPT, _PROMPT + 3)
+    lengths = range(PROMPT, PROMPT + 3)
     passes = [_pass(model, length, quantizable, like) for length in lengths]
     if len(passes[0].timeline) != len(passes[1].timeline):  # a first pass may set up what later ones find
         passes[0] = _pass(model, lengths[0], quantizable, like)
-    rows = (_grown(i, one, other) for (i, one), (_, other) in zip(passes[0].cache, passes[1].cache, strict=True))
+    pairs = zip(cache_layers(passes[0].filled), cache_layers(passes[1].filled), strict=True)
+    rows = (grown(i, one, other) for (i, one), (_, other) in pairs)
     held = (row for row in rows if row.token_elements or row.token_bytes or row.state_elements or row.state_bytes)
-    cache = _grouped(held)
+    cache = grouped(held)
     timelines = [one.timeline for one in passes]
     peak = peak_terms(lengths, timelines) or ()
     quantized = quantized_peaks(peak, lengths, timelines, [one.calls for one in passes]) if peak else ()
-    if any(layer.state_elements or layer.state_bytes for layer in cache if layer.kind in _STRAIGHT):
+    if not grows_straight(cache):
+        return _watch_blocks(model, quantizable, like, Watched(cache, peak, quantized))
+    if any(layer.state_elements or layer.state_bytes for layer in cache if layer.kind in STRAIGHT):
         loops = len({len(timeline) for timeline in timelines}) > 1
         longer = [_pass(model, length, quantizable, like) for length in (_TOKEN_LOOP if loops else _CHUNKS)]
         return Watched(cache, *_recurrent_peaks(longer, peak, dict(quantized)), recurrent=True)
@@ -128,13 +118,69 @@ def _recurrent_peaks(
         points = [(one.length, largest_with(kernels, one.timeline, one.calls)) for one in passes]
         lines = {_line(*pair) for pair in pairwise(points[:-1])}
         shorter = quantized.get(kernels, short) if kernels else short
-        valid = {term for term in shorter if all(term.at(n, 1) <= (1 + _CONFIRMED) * peak for n, peak in points)}
-        terms = undominated(lines | valid)
+        terms = undominated(lines | _confirmed(shorter, points))
         last, peak = points[-1]
         if abs(max(term.at(last, 1) for term in terms) / peak - 1) > _CONFIRMED:
             return (), ()
         found[kernels] = terms
     return found.pop(""), tuple(found.items())
+
+
+def _watch_blocks(
+    model: PreTrainedModel, quantizable: Collection[int], like: AbstractContextManager[Any], short: Watched
+) -> Watched:
+    """What passes of many whole blocks tell, those of one token less, and a step after some of them."""
+    _keep_float32(model)
+    unit = _BLOCKS * -(-max(layer.window or 1 for layer in short.cache) // _BLOCKS)
+    series = [[_pass(model, k * unit - less, quantizable, like) for k in (1, 2, 3)] for less in (0, 1)]
+    brief = [_pass(model, length, (), like) for length in (1, PROMPT)]
+    watched = [one for passes in (*series, brief) for one in passes]
+    prefilled = {one.length: one.held() for one in watched}
+    # Steps to the end of a block, and to its first token, where least is held of what a block takes.
+    stepped = {one.length + 1: _stepped(model, one, like) for one in watched if one.length <= 2 * unit - 1}
+    kinds = [(place, type(layer).__name__) for place, layer in cache_layers(watched[0].filled)]
+    cache, most_over = over_blocks(kinds, unit, prefilled, stepped)
+    return Watched(cache, *_block_peaks(series, short), most_over=most_over)
+
+
+def _block_peaks(
+    series: list[list[_Pass]], short: Watched
+) -> tuple[tuple[PeakTerm, ...], tuple[tuple[str, tuple[PeakTerm, ...]], ...]]:
+    """The peaks of passes of whole blocks and of one token less, with those of short ones that hold there too."""
+    found: dict[str, set[PeakTerm]] = {"": set()}
+    points: dict[str, list[tuple[int, int]]] = {}
+    for passes in series:
+        lengths, timelines = [one.length for one in passes], [one.timeline for one in passes]
+        calls = [one.calls for one in passes]
+        peak = peak_terms(lengths, timelines)
+        if peak is None:
+            return (), ()
+        for kernels, terms in (("", peak), *quantized_peaks(peak, lengths, timelines, calls)):
+            found.setdefault(kernels, set()).update(terms)
+            points.setdefault(kernels, []).extend(
+                (one.length, largest_with(kernels, one.timeline, one.calls)) for one in passes
+            )
+    for kernels, terms in (("", short.peak), *short.quantized):
+        if kernels in found:
+            found[kernels] |= _confirmed(terms, points[kernels])
+    held = {kernels: undominated(terms) for kernels, terms in found.items()}
+    return held.pop(""), tuple(held.items())
+
+
+def _confirmed(terms: Iterable[PeakTerm], points: Iterable[tuple[int, int]]) -> set[PeakTerm]:
+    """Polynomials of short passes that the peaks of longer ones do not contradict."""
+    return {term for term in terms if all(term.at(n, 1) <= (1 + _CONFIRMED) * peak for n, peak in points)}
+
+
+def _keep_float32(model: PreTrainedModel) -> None:
+    """Give the parameters that the loader keeps in float32 that dtype: what a class derives from them has it too."""
+    from .reader import kept_in_float32
+
+    for name, dtypes in kept_in_float32(model).items():
+        owner, _, leaf = name.rpartition(".")
+        parameters = model.get_submodule(owner)._parameters
+        if "bfloat16" in dtypes and leaf in parameters:
+            parameters[leaf] = torch.nn.Parameter(parameters[leaf].float(), requires_grad=False)
 
 
 def _line(one: tuple[int, int], other: tuple[int, int]) -> PeakTerm:
@@ -150,7 +196,7 @@ def cache_from_config(config: PreTrainedConfig) -> tuple[CacheLayer, ...]:
     head_dim = getattr(text, "head_dim", None) or getattr(text, "d_kv", None) or hidden // text.num_attention_heads
     kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
     window = getattr(text, "sliding_window", None)
-    return _grouped(
+    return grouped(
         CacheLayer(kind, (place,), window if "sliding" in kind else None, 2 * heads * head_dim)
         for place, kind in enumerate(kinds)
         if "attention" in kind
@@ -159,12 +205,16 @@ def cache_from_config(config: PreTrainedConfig) -> tuple[CacheLayer, ...]:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One forward pass: the cache's layers with their places, the bytes alive along it, calls of linear layers."""
+    """One forward pass: the cache that it filled, the bytes alive along it, calls of linear layers."""
 
     length: int
-    cache: list[tuple[int, Any]]
+    filled: Any  # the cache
     timeline: list[int]
     calls: list[LinearCall]
+
+    def held(self) -> list[Held]:
+        """What each layer of the cache holds now."""
+        return [held_by(layer) for _, layer in cache_layers(self.filled)]
 
 
 def _pass(
@@ -186,67 +236,13 @@ def _pass(
     cache = output.get("past_key_values")
     if cache is None:
         cache = output["cache_params"]
-    return _Pass(length, list(cache_layers(cache)), timeline, kernels.calls)
+    return _Pass(length, cache, timeline, kernels.calls)
 
 
-@dataclass
-class LooseState:
-    """What a layer keeps in a list of the cache's own, beside its layers (MiniMax)."""
-
-    held: Any
-
-
-def cache_layers(cache: Any) -> Iterator[tuple[int, Any]]:
-    """The layers of a cache with their places; of both caches of an encoder-decoder."""
-    for part in (getattr(cache, "self_attention_cache", cache), getattr(cache, "cross_attention_cache", None)):
-        yield from enumerate(getattr(part, "layers", ()))
-        for name, value in vars(part).items() if part is not None else ():
-            if isinstance(value, list) and name != "layers":
-                yield from ((place, LooseState(held)) for place, held in enumerate(value))
-
-
-def cache_tensors(layer: Any) -> list[torch.Tensor]:
-    """Tensors held by a cache layer, also those inside its lists and dictionaries."""
-    found, todo = [], list(vars(layer).values())
-    while todo:
-        value = todo.pop()
-        if isinstance(value, torch.Tensor):
-            found.append(value)
-        elif isinstance(value, dict):
-            todo.extend(value.values())
-        elif isinstance(value, (list, tuple)):
-            todo.extend(value)
-    return found
-
-
-def _grown(place: int, layer: Any, longer: Any) -> CacheLayer:
-    """The straight line through what a layer holds after `_PROMPT` tokens and after one more."""
-    before, after = cache_tensors(layer), cache_tensors(longer)
-    token_elements = _elements(after) - _elements(before)
-    token_bytes = _fixed_bytes(after) - _fixed_bytes(before)
-    return CacheLayer(
-        kind=type(layer).__name__,
-        layers=(place,),
-        window=getattr(layer, "sliding_window", None),
-        token_elements=token_elements,
-        token_bytes=token_bytes,
-        state_elements=_elements(before) - token_elements * _PROMPT,
-        state_bytes=_fixed_bytes(before) - token_bytes * _PROMPT,
-    )
-
-
-def _elements(tensors: list[torch.Tensor]) -> int:
-    return sum(t.numel() for t in tensors if t.dtype == torch.bfloat16)
-
-
-def _fixed_bytes(tensors: list[torch.Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors if t.dtype != torch.bfloat16 and t.numel() > 1)
-
-
-def _grouped(layers: Iterable[CacheLayer]) -> tuple[CacheLayer, ...]:
-    """Layers that differ in nothing but their place, together."""
-    places: dict[CacheLayer, tuple[int, ...]] = {}
-    for layer in layers:
-        like = replace(layer, layers=())
-        places[like] = places.get(like, ()) + layer.layers
-    return tuple(replace(like, layers=found) for like, found in places.items())
+def _stepped(model: PreTrainedModel, prefill: _Pass, like: AbstractContextManager[Any]) -> list[Held]:
+    """What the layers hold once one more token was decoded, which changes the cache of `prefill`."""
+    token = torch.zeros(1, 1, dtype=torch.long, device="meta")
+    alive = LiveBytes(model)  # answers what a class asks of values
+    with torch.no_grad(), torch.device("meta"), FusedAttention(alive), like, alive:
+        model(input_ids=token, use_cache=True, past_key_values=prefill.filled)
+    return prefill.held()

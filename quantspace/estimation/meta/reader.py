@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelUnsupported, shorten
 from ...precision import PRECISIONS
-from ..architecture import max_context, model_class, parse_config, prequantized_method
-from ..inventory import CacheLayer, ImageCost, Inventory, PeakTerm, Role, TensorSpec
-from .cache import FLOAT32_BYTES, Watched, cache_from_config, grows_straight, watch
+from ..architecture import generates_text, max_context, model_class, parse_config, prequantized_method
+from ..inventory import Inventory, Role, TensorSpec
 from .config import config_facts
-from .image import image_cost
+from .generating import generating_facts
+from .without_text import facts_without_text
 
 if TYPE_CHECKING:
     import torch
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_UNFUSED = (
-    "Recurrent layers are counted as PyTorch runs them by itself; with fused kernels installed "
-    "(flash-linear-attention, mamba-ssm, causal-conv1d) a long prompt needs less."
-)
 MAX_LAYERS = 2000
 _LAYER_KEYS = (
     "num_hidden_layers",
@@ -76,33 +72,29 @@ def inventory_from_config(
             f"transformers could not build {cls.__name__} from this config.json: {shorten(str(error), 160)}",
             "The file may be broken or written for another version of transformers; try another revision.",
         ) from error
-    watched, doubt = _watch(parsed, model, tensors)
-    notes = [doubt] if doubt else []
-    if watched.recurrent and watched.peak:
-        notes.append(_UNFUSED)
-    image = _image(model)
-    if image is None and getattr(parsed, "vision_config", None) is not None:
-        notes.append("What images take is not counted: the vision tower of this class could not be watched.")
+    generates = generates_text(cls, parsed)
+    if generates:
+        computes = generating_facts(parsed, model, tensors)
+    else:
+        computes = facts_without_text(model, [t.name for t in tensors if t.quantizable])
     native = _native(config, parsed, cls) if prequantized_method(config) else {}
-    notes.extend(native.pop("notes", ()))
+    notes = (*computes.pop("notes"), *native.pop("notes", ()))
+    facts = config_facts(parsed)
+    if not generates and model.get_output_embeddings() is None:
+        facts["vocab_size"] = None  # it has no output head
     return Inventory(
         model_id=model_id,
         revision=revision,
         sha=sha,
         architecture=cls.__name__,
         tensors=tensors,
-        cache=watched.cache,
-        peak=watched.peak or (_with_cache(_assumed_peak(parsed, tensors), watched.cache),),
-        quantized_peak=watched.quantized,
-        source=source,
-        cache_exact=doubt is None,
-        peak_measured=bool(watched.peak),
+        source=source if generates else f"{cls.__name__}, {source}",
         max_context=max_context(parsed),
-        **native,
         blocks=tuple(_whole_blocks(model)),
-        **config_facts(parsed),
-        image=image,
-        notes=tuple(notes),
+        notes=notes,
+        **computes,
+        **native,
+        **facts,
     )
 
 
@@ -276,38 +268,10 @@ def role_of(name: str, tensor: torch.Tensor, owner: torch.nn.Module, head: torch
     return "norm" if "norm" in type(owner).__name__.lower() else "other"
 
 
-def _watch(
-    config: PreTrainedConfig, model: PreTrainedModel, tensors: Iterable[TensorSpec]
-) -> tuple[Watched, str | None]:
-    """What passes of the class told, and in what it can't be trusted."""
-    try:
-        watched = watch(model, [t.name for t in tensors if t.quantizable])
-        uneven = "The cache of this architecture grows in steps: its size is extrapolated from a short prompt."
-        return watched, None if grows_straight(watched.cache) else uneven
-    except Exception as error:  # a seam: some classes read values of tensors, which `meta` has not
-        log.info("cache of %s follows its config: %s", type(model).__name__, shorten(str(error)))
-    try:
-        doubt = "The cache follows config.json: the class could not run without data."
-        return Watched(cache_from_config(config)), doubt
-    except AttributeError as error:
-        raise ModelUnsupported(
-            f"How the cache of {type(model).__name__} grows could not be found: {shorten(str(error), 160)}",
-            "Pick another model: an answer without its cache would promise too much.",
-        ) from error
-
-
-def _image(model: PreTrainedModel) -> ImageCost | None:
-    try:
-        return image_cost(model)
-    except Exception as error:  # a seam: each class asks for pixels in its own way
-        log.info("images of %s could not be watched: %s", type(model).__name__, shorten(str(error)))
-        return None
-
-
 def _refuse_absurd(config: PreTrainedConfig) -> None:
     """Refuse what no published model asks for, in any of its sub-models, before it is built."""
     for key in _LAYER_KEYS:
-        asked = getattr(config, key, 0)
+        asked = _asked(config, key)
         if isinstance(asked, int) and not 0 <= asked <= MAX_LAYERS:
             raise ModelUnsupported(
                 f"Its config.json asks for {asked:,} of {key}; 0 to {MAX_LAYERS:,} can be built here.",
@@ -319,26 +283,8 @@ def _refuse_absurd(config: PreTrainedConfig) -> None:
             _refuse_absurd(part)
 
 
-def _assumed_peak(config: PreTrainedConfig, tensors: Iterable[TensorSpec]) -> PeakTerm:
-    """A generous guess for a class that can't be watched: six rows of the residual stream and four of the MLP."""
-    text = config.get_text_config()
-    hidden = _first_int(text, "hidden_size", "d_model", "n_embd") or 1
-    dense = _first_int(text, "intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size") or 4 * hidden
-    expert = _first_int(text, "moe_intermediate_size", "expert_ffn_hidden_size") or dense
-    visited = _first_int(text, "num_experts_per_tok", "moe_topk", "top_k_experts") or 1
-    routed = visited if any(t.role == "experts" for t in tensors) else 0
-    vocab = _first_int(text, "vocab_size") or max((t.shape[0] for t in tensors if t.role == "embedding"), default=0)
-    elements = 6 * hidden + 4 * max(dense, routed * expert) + 2 * routed * hidden
-    return PeakTerm(vocab * (2 + FLOAT32_BYTES), 2 * elements)
-
-
-def _with_cache(peak: PeakTerm, cache: tuple[CacheLayer, ...]) -> PeakTerm:
-    """Terms of a peak contain the cache; an assumed one is given it."""
-    token = sum(layer.count * (2 * layer.token_elements + layer.token_bytes) for layer in cache)
-    fixed = sum(layer.count * (2 * layer.state_elements + layer.state_bytes) for layer in cache)
-    return PeakTerm(peak.fixed + fixed, peak.token + token, peak.square)
-
-
-def _first_int(config: PreTrainedConfig, *keys: str) -> int | None:
-    values = (getattr(config, key, None) for key in keys)
-    return next((value for value in values if isinstance(value, int) and value > 0), None)
+def _asked(config: PreTrainedConfig, key: str) -> Any:
+    try:
+        return getattr(config, key, 0)
+    except RuntimeError:  # transformers' answer where layers differ in this: their number is another key
+        return 0

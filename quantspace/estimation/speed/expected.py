@@ -125,6 +125,12 @@ def prefill_speed(
     return SpeedRange(tokens / slow.seconds, tokens / fast.seconds, words, slow, fast)
 
 
+_OFFLOADED = {
+    False: "layers in system memory are copied over PCIe at each pass",
+    True: "layers in system memory are computed by the processor, and timed as if they were copied over PCIe",
+}
+
+
 def _words(case: Case, count: int, where: str) -> str:
     workload, profile, gpu = case.workload, case.profile, case.gpu
     sequences = "one sequence" if workload.batch == 1 else f"{workload.batch:,} sequences together"
@@ -132,7 +138,9 @@ def _words(case: Case, count: int, where: str) -> str:
     if count > 1:
         parts.append(f"{count} cards one after the other, which adds no speed")
     if case.offloaded:
-        parts.append("layers in system memory are copied over PCIe at each pass")
+        parts.append(_OFFLOADED[profile.engine == "llama.cpp"])
+    elif profile.engine == "llama.cpp":
+        parts.append("all layers on the device")
     if case.rates is None:
         parts.append("this device's TFLOPS aren't known and aren't counted")
     if gpu.kind == "apple" and profile.engine != "llama.cpp":

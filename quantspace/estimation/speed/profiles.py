@@ -79,7 +79,7 @@ _PROFILES = {
         (1.25e-3, 0.5e-3), (0.50e-3, 0.02e-3), _ROUTING, (0.30, 0.90), prompt_rate=(0.1, 0.85), dequantizes=True,
     ),
     "gguf": Profile(
-        "llama.cpp", "all layers on the device, memory read at 42 to 95 % of its bandwidth",
+        "llama.cpp", "memory read at 42 to 95 % of its bandwidth",
         (0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.42, 0.95), gap=(0.16e-3, 0.03e-3),
         prompt_rate=(0.2, 1.3),  # GeForce cards multiply twice as fast where float16 is also summed in float16
         cache_passes=(1.5, 1), repeats_heads=False, gathers=False,

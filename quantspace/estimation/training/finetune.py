@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...errors import BadWorkload
+from ...errors import BadWorkload, ModelUnsupported
 from ...formula import Formula, Term, counted
 from ...precision import DTYPE_BYTES
 from ...settings import settings
@@ -119,7 +119,9 @@ def finetune(
 
     Raises:
         BadWorkload: the model has no layer that the targets name, or none that QLoRA could quantize.
+        ModelUnsupported: it is no text model in a format that is trained.
     """
+    _check_trainable(inventory)
     need = _Need(inventory, gpu, workload, peak)
     terms = need.terms(workload.sequence, workload.batch)
     verdict, reason = verdict_of(sum(term.bytes for term in terms), gpu.usable_bytes)
@@ -138,6 +140,19 @@ def finetune(
         watched=peak is not None,
         notes=_notes(need),
     )
+
+
+def _check_trainable(inventory: Inventory) -> None:
+    if inventory.source_kind == "gguf":
+        raise ModelUnsupported(
+            f"{inventory.model_id} has GGUF files alone: they are for answering, not for training.",
+            "Name the repository of the original weights.",
+        )
+    if not inventory.generates:
+        raise ModelUnsupported(
+            f"What training {inventory.model_id} takes is not counted: it does not answer text with text.",
+            "Name a text-generating model, with or without vision.",
+        )
 
 
 class _Need:

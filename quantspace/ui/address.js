@@ -1,0 +1,133 @@
+// The address bar and the form. An answer's query makes an entry of the history, what is being typed only changes the
+// one there is; back and forward ask for what an entry stands for. Gradio gives `element`, `watch` and `trigger`.
+const FIELDS = {
+  model: '#model input', context: '#context input', batch: '#batch input', count: '#count input', ram: '#ram input',
+  images: '#images input',
+};
+const ASKING = '#form-main, #form-workload, #model-chips, #ranking, #access';
+const TYPING_MS = 300; // browsers refuse more than about 100 changes in 30 s
+const SECRET = /hf_[A-Za-z0-9]{30,}/;
+const SPACES = 'https://huggingface.co';
+const ANY = Symbol('whatever is answered');
+
+let answered = null; // the query of the last answer, without the tab
+let entry = null; // what the entry of the history stands for, and its address
+let restoring = null; // what back or forward went to, until it is answered
+let drafted = false; // the address shows what is being typed
+let typing = null;
+
+const told = () => element.querySelector('[data-query]').dataset;
+
+function selectedTab() {
+  return document.querySelector('#questions [role=tab][aria-selected=true]')?.dataset.tabId ?? 'run';
+}
+
+function withTab(query) {
+  const tab = selectedTab();
+  return tab === 'run' ? query : `${query}${query && '&'}tab=${tab}`;
+}
+
+// Gradio's own parameters, such as the theme, stay; they are no part of a link that is given away.
+function url(query) {
+  const theirs = location.search.slice(1).split('&').filter((pair) => pair.startsWith('__'));
+  const search = [...theirs, query].filter(Boolean).join('&');
+  return `${location.pathname}${search ? `?${search}` : ''}${location.hash}`;
+}
+
+function write(how, query, address = url(query)) {
+  try {
+    history[how]({ ...history.state, quantspace: query }, '', address);
+  } catch { /* too many changes, or a frame without a history of its own: the button still copies */ }
+}
+
+// On a Space the page stands in a frame; huggingface.co takes such a message for its own address bar.
+function tellParent(query) {
+  if (window.parent === window) return;
+  const above = location.ancestorOrigins;
+  if (above && ![...above].includes(SPACES)) return;
+  try {
+    window.parent.postMessage({ queryString: query, hash: '' }, SPACES);
+  } catch { /* nobody there who could follow */ }
+}
+
+function settle() {
+  const query = withTab(answered);
+  if (entry === null) {
+    write('replaceState', query, location.href); // as it was asked for, in whatever spelling
+  } else if (restoring !== null) {
+    if (restoring !== ANY && restoring !== query) return; // an answer to a question before
+    restoring = null;
+    write('replaceState', query);
+  } else if (query === entry.query) {
+    if (drafted) write('replaceState', query);
+  } else {
+    if (drafted) write('replaceState', entry.query, entry.address);
+    write('pushState', query);
+  }
+  if (entry !== null) tellParent(query);
+  clearTimeout(typing);
+  drafted = false;
+  entry = { query, address: location.href };
+}
+
+function draft() {
+  if (entry === null) return;
+  const { defaults } = told();
+  const preset = JSON.parse(defaults);
+  const names = answered.split('&').filter((pair) => pair && !(pair.split('=')[0] in FIELDS));
+  const pairs = [];
+  for (const [name, selector] of Object.entries(FIELDS)) {
+    const value = document.querySelector(selector)?.value.trim() ?? '';
+    const readable = encodeURIComponent(value).replace(/%(2F|3A|40|2C)/g, decodeURIComponent);
+    if (value && value !== preset[name]) pairs.push(`${name}=${readable}`);
+  }
+  const query = withTab([...pairs, ...names].join('&'));
+  if (SECRET.test(query)) return;
+  drafted = true;
+  try {
+    history.replaceState(history.state, '', url(query));
+  } catch { /* as above */ }
+  tellParent(query);
+}
+
+function link(row) {
+  const base = told().base || location.origin + location.pathname.replace(/\/$/, '');
+  if (!row) return `${base}/?${withTab(answered)}`;
+  const others = answered.split('&').filter((pair) => !pair.startsWith('precision='));
+  return `${base}/?${[...others, `precision=${encodeURIComponent(row)}`].join('&')}`;
+}
+
+COPIES.link = (button) => link(button.dataset.row);
+
+watch('value', () => {
+  const { query } = told();
+  if (!query) return;
+  answered = query;
+  settle();
+});
+
+for (const kind of ['input', 'click', 'keydown']) {
+  document.addEventListener(kind, (event) => {
+    if (!event.target.closest?.(ASKING)) return;
+    restoring = null; // what somebody does now is a question of its own
+    if (kind !== 'input') return;
+    clearTimeout(typing);
+    if (Object.values(FIELDS).some((selector) => event.target.matches(selector))) typing = setTimeout(draft, TYPING_MS);
+  }, true);
+}
+
+document.addEventListener('click', (event) => {
+  if (!event.target.closest?.('#questions [role=tab]') || answered === null) return;
+  setTimeout(() => restoring === null && settle()); // after Gradio has changed the tab
+});
+
+window.addEventListener('popstate', (event) => {
+  const asked = event.state?.quantspace;
+  clearTimeout(typing);
+  drafted = false;
+  restoring = asked ?? ANY;
+  entry = { query: asked ?? '', address: location.href };
+  const query = asked ?? location.search.slice(1);
+  tellParent(query);
+  trigger('click', { query });
+});
