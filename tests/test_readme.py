@@ -17,6 +17,7 @@ import yaml
 from playwright.sync_api import sync_playwright
 
 from tests.browser.conftest import QUIET, chromium_path
+from tests.loops import apart
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -120,7 +121,7 @@ def test_the_javascript_runs_in_a_page_of_another_site(offline_app, tmp_path):
     (tmp_path / "index.html").write_text("<!doctype html><title>A blog</title>")
     (example,) = (example for language, example in EXAMPLES if language == "javascript")
     with served(tmp_path) as site:
-        assert run_in_a_page(example.replace(ADDRESS, offline_app), site) == told("javascript", example)
+        assert apart(run_in_a_page, example.replace(ADDRESS, offline_app), site) == told("javascript", example)
 
 
 @pytest.mark.xdist_group("app")

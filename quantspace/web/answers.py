@@ -91,7 +91,7 @@ def find_gpu(
     _, workload = hardware_and_workload("t4", 1, context, batch, kv_dtype, 0)
     found = inventory_for(parse_reference(model, revision), token)
     advice = smallest_gpus(found, workload, wanted)
-    if not advice:  # of a repository of GGUF files there is none yet
+    if not advice:
         raise BadInput(
             f"The smallest hardware for {found.model_id} can't be told at {shorten(', '.join(wanted))}.",
             "Ask for other precisions, or for the estimate on a card that you have in mind.",

@@ -30,6 +30,7 @@ from .endpoints import ENDPOINTS, SCHEMA, Endpoint
 from .images import image_routes
 from .openapi import docs_page, openapi
 from .parameters import read
+from .preview import Previews
 from .responses import JSON, NoSuchRoute, as_json, failed, kept, open_to_all, private, unexpected
 from .tools import ADDRESSES, ToolServer
 from .workers import Workers
@@ -72,7 +73,7 @@ async def _in_front(gradio_app: Starlette) -> AsyncIterator[None]:
     ours, tools = build_app()
     behind = gradio_app.middleware_stack
     assert behind is not None, "a lifespan runs inside the stack"
-    gradio_app.middleware_stack = _Front(ours, behind)
+    gradio_app.middleware_stack = _Front(ours, Previews(behind))
     async with tools.running():
         yield
 

@@ -18,13 +18,13 @@ SMALL = "HuggingFaceTB/SmolLM2-135M"
 def builds(monkeypatch):
     """Names of the models that were built, in order; the cache is empty before and after."""
     names = []
-    real = builder.read_class
+    real = builder.run_apart
 
-    def noted(config, about):
+    def noted(seconds, work, config, about):
         names.append(about["model_id"])
-        return real(config, about)
+        return real(seconds, work, config, about)
 
-    monkeypatch.setattr(builder, "read_class", noted)
+    monkeypatch.setattr(builder, "run_apart", noted)
     monkeypatch.setattr(builder, "bundled_inventory", lambda model_id: None)
     builder.built.cache_clear()
     yield names
