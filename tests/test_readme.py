@@ -3,10 +3,6 @@
 import re
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
 from shutil import which
@@ -18,6 +14,7 @@ from playwright.sync_api import sync_playwright
 
 from tests.browser.conftest import QUIET, chromium_path
 from tests.loops import apart
+from tests.site import served
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,18 +79,6 @@ def told(language, example):
         shown = re.sub(r"^\$ (?:.*\\\n)*.*\n", "", example, flags=re.MULTILINE)
         return shown.splitlines()
     return re.findall(r"(?:#|//) (.+)$", example, re.MULTILINE)
-
-
-@contextmanager
-def served(folder):
-    """Address of a server of these files."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 RUNNERS = {"python": run_python, "javascript": run_javascript, "console": run_console}

@@ -117,7 +117,7 @@ def _shared(words: str, limit: int) -> list[FoundModel]:
         return known.result(SEARCH_SECONDS)
     try:
         mine.set_result(_ask(words, limit, None))
-    except BaseException as error:
+    except BaseException as error:  # those who wait for this answer are told whatever it is
         with _lock:  # the next one asks anew
             _found.pop(key, None)
         mine.set_exception(error)

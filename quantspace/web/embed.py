@@ -56,7 +56,7 @@ def _handler(workers: Workers, template: str) -> Callable[[Request], Awaitable[R
             table = await workers.run(table_of, asked.state, asked.options)
         except QuantSpaceError as problem:
             error = problem
-        except Exception:
+        except Exception:  # a seam: a mistake of ours must not leave a frame blank
             log.exception("an embed of %s could not be made", shorten(asked.state.model))
             error = unexpected()
         style = _style(asked.options if template == "embed" else Options())

@@ -118,7 +118,7 @@ def _route(endpoint: Endpoint, workers: Workers) -> Route:
             return failed(error, is_private=token is not None)
         except ClientDisconnect:
             raise
-        except Exception:
+        except Exception:  # a seam: a mistake of ours must not reach a caller as anything but JSON
             log.exception("an answer of %s failed", endpoint.path)
             return failed(unexpected(), is_private=token is not None)
         if token is not None or request.method == "POST":

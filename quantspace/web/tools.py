@@ -145,7 +145,7 @@ class ToolServer:
             told = await self._workers.run(tool.endpoint.ask, values, self._token())
         except QuantSpaceError as error:
             return _problem(error)
-        except Exception:
+        except Exception:  # a seam: a mistake of ours must not end an agent's session
             log.exception("the tool %s failed", name)
             return _problem(unexpected())
         answer = told | {"warnings": warnings}

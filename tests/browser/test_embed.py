@@ -1,10 +1,6 @@
 """The embed in pages of another site, and its builder, in a real browser."""
 
-import threading
-from contextlib import contextmanager
-from functools import partial
 from html import escape
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -14,6 +10,7 @@ from quantspace import estimate
 from quantspace.share.rows import main_rows
 from quantspace.web.embed_builder import HOST_SCRIPT
 from tests.browser.conftest import ARTIFACTS
+from tests.site import served
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("app")]
 
@@ -44,23 +41,6 @@ def blog(tmp_path):
             return f"{site}/post.html"
 
         yield write
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        """Say nothing of a request."""
-
-
-@contextmanager
-def served(folder):
-    """Address of a server of these files."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def frames_of(page: Page):

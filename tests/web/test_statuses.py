@@ -8,6 +8,7 @@ import pytest
 from quantspace import errors
 from quantspace.web.responses import Busy, failed, status_of
 from quantspace.web.workers import Workers
+from tests.loops import apart
 
 
 def kinds(of=errors.QuantSpaceError):
@@ -65,5 +66,5 @@ def test_those_who_come_when_all_places_are_taken_are_told_at_once():
             for _ in range(9):
                 group.start_soon(ask)
 
-    anyio.run(crowd)
+    apart(anyio.run, crowd)
     assert told == ["busy"] * 4 + [True] * 5
