@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from tests.app_server import NOWHERE, running_app
+from tests.chromium import browser as browser
 from tests.hub import LocalHub
 
 _stack = ExitStack()

@@ -10,10 +10,7 @@ from shutil import which
 import httpx
 import pytest
 import yaml
-from playwright.sync_api import sync_playwright
 
-from tests.browser.conftest import QUIET, chromium_path
-from tests.loops import apart
 from tests.site import served
 
 ROOT = Path(__file__).parent.parent
@@ -54,16 +51,14 @@ def run_javascript(example):
     return subprocess.run(["node", "--input-type=module", "-e", example], capture_output=True, text=True, timeout=60)
 
 
-def run_in_a_page(example, site):
+def run_in_a_page(browser, example, site):
     """What a page of another site prints: its address is not the app's."""
     printed = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_path(), args=QUIET)
-        page = browser.new_page()
-        page.goto(site)
-        page.on("console", lambda message: message.type == "log" and printed.append(message.text))
-        page.evaluate(f"async () => {{ {example} }}")
-        browser.close()
+    page = browser.new_page()
+    page.goto(site)
+    page.on("console", lambda message: message.type == "log" and printed.append(message.text))
+    page.evaluate(f"async () => {{ {example} }}")
+    page.close()
     return printed
 
 
@@ -102,11 +97,11 @@ def test_an_example_prints_what_it_says(language, example, offline_app):
 
 @pytest.mark.browser
 @pytest.mark.xdist_group("app")
-def test_the_javascript_runs_in_a_page_of_another_site(offline_app, tmp_path):
+def test_the_javascript_runs_in_a_page_of_another_site(browser, offline_app, tmp_path):
     (tmp_path / "index.html").write_text("<!doctype html><title>A blog</title>")
     (example,) = (example for language, example in EXAMPLES if language == "javascript")
     with served(tmp_path) as site:
-        assert apart(run_in_a_page, example.replace(ADDRESS, offline_app), site) == told("javascript", example)
+        assert run_in_a_page(browser, example.replace(ADDRESS, offline_app), site) == told("javascript", example)
 
 
 @pytest.mark.xdist_group("app")

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 from quantspace import estimate
 from quantspace.share.rows import main_rows
 from quantspace.web.embed_builder import HOST_SCRIPT
-from tests.browser.conftest import ARTIFACTS
+from tests.chromium import ARTIFACTS
 from tests.site import served
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("app")]

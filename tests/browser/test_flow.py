@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import ARTIFACTS
+from tests.chromium import ARTIFACTS
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("app")]
 

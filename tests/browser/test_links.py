@@ -8,8 +8,8 @@ from playwright.sync_api import Browser, Page, expect
 from quantspace import estimate
 from quantspace.share.links import from_query
 from quantspace.units import gb
-from tests.browser.conftest import QUIET, chromium_path
 from tests.browser.test_flow import DEMO, LOAD_MS, ROWS, choose
+from tests.chromium import QUIET, chromium_path
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("app")]
 

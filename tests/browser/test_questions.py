@@ -5,8 +5,8 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import ARTIFACTS
 from tests.browser.test_flow import LOAD_MS, ROWS, choose
+from tests.chromium import ARTIFACTS
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("app")]
 

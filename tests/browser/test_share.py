@@ -10,8 +10,8 @@ from playwright.sync_api import Page, expect
 
 from quantspace import estimate
 from quantspace.share.snippets import snippets
-from tests.browser.conftest import ARTIFACTS
 from tests.browser.test_flow import LOAD_MS, ROWS, load
+from tests.chromium import ARTIFACTS
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("app")]
 

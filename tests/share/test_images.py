@@ -15,7 +15,6 @@ from quantspace.share.etag import etag
 from quantspace.share.lettering import fitted, width
 from quantspace.share.png import png
 from quantspace.share.rows import asked_precision
-from tests.browser.conftest import QUIET, chromium_path
 
 from .asked import QUESTIONS, a_file, answer, estimate_from, gguf
 
@@ -197,29 +196,25 @@ def test_where_only_weights_are_known_only_they_are_said_to_fit():
 
 
 @pytest.mark.browser
-def test_in_a_browser_no_text_of_an_image_leaves_its_place_or_covers_another(tmp_path):
-    from playwright.sync_api import sync_playwright
-
+def test_in_a_browser_no_text_of_an_image_leaves_its_place_or_covers_another(browser, tmp_path):
     long = renamed(answer("Qwen/Qwen3-30B-A3B", "rtx-4090"), "organization-of-some-length/" + "Model-Name-" * 6)
     images = {"card": card_svg(long), "dark": card_svg(long, theme="dark"), "badge": badge_svg(long)}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_path(), args=QUIET)
-        page = browser.new_page()
-        for name, svg in images.items():
-            file = tmp_path / f"{name}.svg"
-            file.write_text(svg, encoding="utf-8")
-            page.goto(file.as_uri())
-            boxes = page.evaluate(
-                "[...document.querySelectorAll('text')].filter(t => t.textContent)"
-                ".map(t => t.getBoundingClientRect()).map(b => [b.left, b.top, b.right, b.bottom])"
-            )
-            root = ElementTree.fromstring(svg)
-            wide, high = float(root.get("width")), float(root.get("height"))
-            assert len(boxes) >= 2
-            for left, top, right, bottom in boxes:
-                assert 0 <= left < right <= wide and 0 <= top < bottom <= high
-            for i, one in enumerate(boxes):
-                for other in boxes[i + 1 :]:
-                    apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] + 4 or other[3] <= one[1] + 4
-                    assert apart, (name, one, other)
-        browser.close()
+    page = browser.new_page()
+    for name, svg in images.items():
+        file = tmp_path / f"{name}.svg"
+        file.write_text(svg, encoding="utf-8")
+        page.goto(file.as_uri())
+        boxes = page.evaluate(
+            "[...document.querySelectorAll('text')].filter(t => t.textContent)"
+            ".map(t => t.getBoundingClientRect()).map(b => [b.left, b.top, b.right, b.bottom])"
+        )
+        root = ElementTree.fromstring(svg)
+        wide, high = float(root.get("width")), float(root.get("height"))
+        assert len(boxes) >= 2
+        for left, top, right, bottom in boxes:
+            assert 0 <= left < right <= wide and 0 <= top < bottom <= high
+        for i, one in enumerate(boxes):
+            for other in boxes[i + 1 :]:
+                apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] + 4 or other[3] <= one[1] + 4
+                assert apart, (name, one, other)
+    page.close()
