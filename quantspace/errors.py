@@ -26,7 +26,12 @@
     ├── ModelUnsupported  the model is there, but its architecture cannot be built or loaded here
     ├── LoadFailed        the weights could not be loaded
     │   └── OutOfMemory
+    ├── DiskFull          it ran full; what was being written has been removed
+    ├── KeepFailed        a quantized copy could not be kept, or not be sent to the Hub
+    │   └── NameTaken           the Hub has a repository of that name
+    ├── MeasurementFailed  what a precision costs in quality could not be measured
     └── ChatFailed        generation stopped with an error
+        └── EngineUnreachable   an engine elsewhere gave no answer
 
 Every error carries a stable `code`, a `message` that says what was found, and a `hint` that says
 what to do next. Errors cross process borders and APIs as the dictionary of `as_data`, never as
@@ -159,8 +164,28 @@ class OutOfMemory(LoadFailed):
     code = "out_of_memory"
 
 
+class MeasurementFailed(QuantSpaceError):
+    code = "measurement_failed"
+
+
+class KeepFailed(QuantSpaceError):
+    code = "keep_failed"
+
+
+class DiskFull(QuantSpaceError):
+    code = "disk_full"
+
+
+class NameTaken(KeepFailed):
+    code = "name_taken"
+
+
 class ChatFailed(QuantSpaceError):
     code = "chat_failed"
+
+
+class EngineUnreachable(ChatFailed):
+    code = "engine_unreachable"
 
 
 def shorten(text: str, limit: int = 80) -> str:
@@ -170,8 +195,8 @@ def shorten(text: str, limit: int = 80) -> str:
 
 
 def stored_quantized(model_id: str, method: str) -> LoadFailed:
-    """Why a checkpoint that is stored quantized is not loaded."""
+    """Why a checkpoint that is stored quantized is not loaded in another way."""
     return LoadFailed(
-        f"{model_id} is stored quantized already ({method}); it can be estimated, not yet loaded.",
-        "Load the repository of the original weights: this app quantizes them while loading.",
+        f"{model_id} is stored quantized already ({method}); this app makes nothing else of it.",
+        "Load it as published, or the repository of the original weights, which are quantized while loading.",
     )

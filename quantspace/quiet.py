@@ -10,8 +10,17 @@ _NOISE = (
     "MatMul8bitLt: inputs will be cast",
     "Failed to load CPU gemm_4bit_forward from kernels-community",
     "Using a slow image processor",
+    "torchao/_C_",  # its kernels for cards that are not here
+    "is an Enum subclass and is now natively supported",
 )
-_LOGGERS = ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions", "bitsandbytes", "transformers")
+_LOGGERS = (
+    "bitsandbytes.backends.cpu.ops",
+    "bitsandbytes.autograd._functions",
+    "bitsandbytes",
+    "transformers",
+    "torchao",
+    "torch.utils._pytree",
+)
 
 
 @lru_cache(maxsize=1)

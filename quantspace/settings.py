@@ -7,7 +7,7 @@ offline mode, cache folder) is left to huggingface_hub and its own variables.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 
 
@@ -26,12 +26,22 @@ class Settings:
     fetch_seconds: float = 20.0  # for one small file or one part of a large one
     max_download_bytes: int = 40 * 10**9  # a Space's disk holds 50 GB
     max_new_tokens: int = 2048
+    max_chat_images: int = 8  # in one conversation; each is read anew with every turn
+    max_image_bytes: int = 20 * 2**20  # of a file in a chat
+    max_image_pixels: int = 2**20  # an image with more is made smaller: Qwen2.5-VL makes a token of 784
     max_prompt_characters: int = 400_000  # about 100,000 tokens of a conversation
     inventory_cache_entries: int = 256  # in memory, of what comes with the app
     inventory_cache_tensors: int = 2_000_000  # in memory, of the Hub's models together; each at least 2,000
     store_folder: str = ""  # of inventories on disk; empty: beside the Hub's cache
     store_entries: int = 4000
     store_bytes: int = 256 * 2**20
+    kept_folder: str = ""  # of quantized copies on disk; empty: beside the Hub's cache
+    kept_bytes: int = 20 * 10**9  # of all of them; the least recently used goes first, and 0 keeps none
+    engines: str = ""  # that speak OpenAI's protocol: `name = https://host/v1 [model]`, several apart by `;`
+    engine_key: str = field(default="", repr=False)  # sent to all of them
+    engine_timeout: float = 120.0  # for the next piece of an answer: an engine may load a model first
+    benchmark_folder: str = ""  # of tasks of lm-eval's own kind, beside those that it brings
+    benchmark_tasks: str = ""  # which of them are offered, apart by spaces
     gpu_seconds_min: int = 15  # clamp of what is asked of ZeroGPU a call
     gpu_seconds_max: int = 60
 
@@ -49,8 +59,8 @@ def settings() -> Settings:
         ValueError: a variable holds something that is not a number where one is wanted.
     """
     given = {}
-    for field in fields(Settings):
-        text = os.environ.get(f"QUANTSPACE_{field.name.upper()}")
+    for limit in fields(Settings):
+        text = os.environ.get(f"QUANTSPACE_{limit.name.upper()}")
         if text is not None:
-            given[field.name] = type(field.default)(text)
+            given[limit.name] = type(limit.default)(text)
     return Settings(**given)

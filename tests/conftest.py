@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 from filelock import FileLock
 
 from tests.app_server import NOWHERE, running_app
 from tests.chromium import browser as browser
 from tests.hub import LocalHub
+
+# An example that waits for a busy processor is not a slow one.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 _stack = ExitStack()
 _hub = LocalHub()
@@ -48,6 +55,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "nightly" in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _nobody_keeps_the_turn() -> None:
+    """What a failed test left half-way holds the worker's one turn, and its traceback holds that: let both go."""
+    worker = sys.modules.get("quantspace.runtime.worker")
+    if worker is not None and worker._busy.locked():
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+            vars(sys).pop(name, None)
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from quantspace.estimation.calculator import estimate
+from quantspace.estimation.hardware import gpus
+from quantspace.share.rows import main_rows
 
 ROOT = Path(__file__).parent.parent
 GEMMA = "google/gemma-3-4b-it"
@@ -64,11 +66,27 @@ def test_the_table_is_that_of_the_page_and_has_room_in_eighty_columns():
     found = estimate(GEMMA, "t4")
     for row in found.rows:
         shown = next((line for line in done.stdout.splitlines() if line.startswith(f"{row.precision.label} ")), None)
-        assert bool(shown) == (not row.precision.missing)
+        assert bool(shown) == (row in main_rows(found))
         if shown:
             assert f"{row.total_bytes / 1e9:.2f} GB" in shown
     assert f"* {found.row(found.recommended).precision.label}: {found.row(found.recommended).reason}" in done.stdout
     assert "google/gemma-3-4b-it on T4: 15.64 GB usable, 8,192 tokens × 1" in done.stdout
+
+
+@pytest.mark.parametrize("columns", [100, 78, 77, 58, 57, 46, 45, 36, 35, 26])
+def test_precision_and_verdict_have_room_in_every_terminal(columns):
+    done = run("meta-llama/Llama-3.1-70B-Instruct", "--gpu", "t4", COLUMNS=str(columns))
+    assert max(len(line) for line in done.stdout.splitlines()) <= columns
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("INT8 ")]
+    assert row.rstrip().endswith("✕ Does not fit")
+    assert ("78.58 GB" in row) == (columns >= 46) and ("−62.94 GB" in row) == (columns >= 36)
+
+
+def test_the_cards_are_listed_without_a_model():
+    done = run("--list-gpus")
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(gpus())
+    assert "15.64 GB  NVIDIA T4" in done.stdout
 
 
 def test_other_formats_are_shown_on_demand():
@@ -86,6 +104,25 @@ def test_an_error_is_json_too_where_json_was_asked_for():
     done = run(GEMMA, "--gpu", "voodoo2", "--json")
     assert json.loads(done.stdout)["error"]["code"] == "unknown_gpu"
     assert "voodoo2" in done.stderr and done.returncode == 2
+
+
+def test_a_wrong_option_is_json_too_where_json_was_asked_for():
+    done = run(GEMMA, "--colour", "--json")
+    assert json.loads(done.stdout)["error"]["message"].startswith("No such option")
+    assert "--colour" in done.stderr and done.returncode == 2
+
+
+@pytest.mark.parametrize(("fault", "code"), [("RuntimeError('a bug')", 3), ("KeyboardInterrupt()", 130)])
+def test_a_crash_is_not_taken_for_nothing_fits(fault, code):
+    script = (
+        "import sys, quantspace.cli as cli\n"
+        f"def broken(*_): raise {fault}\n"
+        f"cli.estimate, sys.argv = broken, ['quantspace', '{GEMMA}', '--json']\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code and done.stdout == ""
+    assert ("a bug" in done.stderr) == (code == 3)
 
 
 def test_csv_and_markdown_go_to_standard_output():

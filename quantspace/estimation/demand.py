@@ -100,7 +100,7 @@ class Demand:
 
     def _shares(self, cards: int) -> tuple[Share, ...]:
         if self.file is None:
-            return over_cards(self.inventory, self.precision.id, cards)
+            return over_cards(self.inventory, self.precision, cards)
         places = frozenset(place for layer in self.inventory.cache for place in layer.layers)
         return over_gpus(self.file, cards, places)
 

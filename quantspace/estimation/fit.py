@@ -13,13 +13,15 @@ from ..units import gb
 from .cache import kept_dtype
 from .demand import Bytes, Demand, largest
 from .engines.tensor_parallel import TensorParallel, tensor_parallel
+from .gguf.engine import told_before
 from .gguf.file import GgufFile
 from .gguf.layers import on_gpus, slots
 from .gguf.model import gguf_model
 from .gguf.rows import file_behind, file_precisions
 from .hardware import Gpu
 from .inventory import Inventory
-from .loadable import refusal_to_load
+from .loadable import why_not
+from .loading import loading_peak
 from .placement import Share, Split
 from .speed.expected import Measured, SpeedRange, decode_speed
 from .verdict import Verdict, verdict_on
@@ -44,6 +46,7 @@ class FitRow:
         shares: what each card holds, where there are several.
         split: which modules stay in system memory, where the verdict is `offload`.
         speed: tokens a second to expect while answering; `None` where it can't run or can't be told.
+        why_not: what keeps this app from loading it on the machine where it runs; empty where it is `loadable`.
     """
 
     precision: Precision
@@ -62,10 +65,18 @@ class FitRow:
     split: Split | None = None
     speed: SpeedRange | None = None
     notes: tuple[str, ...] = ()
+    why_not: str = ""
 
     @property
     def cache_bytes(self) -> int:
         return self.needed.cache
+
+    @property
+    def loading_peak(self) -> int:
+        """The most that a load holds at once, the model included; on this row's kind of device."""
+        return loading_peak(
+            self.demand.inventory, self.demand.precision, "cuda" if self.demand.gpu.kind == "gpu" else "cpu"
+        )
 
     @property
     def activation_bytes(self) -> int:
@@ -167,6 +178,7 @@ def fit(
     needed = demand.at(workload.context, workload.batch)
     verdict, reason, split = verdict_on(demand, needed, hardware, workload)
     context_limit = inventory.max_context or settings().max_context
+    refused = why_not(inventory, precision)
     return FitRow(
         precision=precision,
         demand=demand,
@@ -179,11 +191,12 @@ def fit(
         reason=reason,
         max_context=largest(lambda n: demand.total(n, workload.batch), usable, context_limit),
         max_batch=largest(lambda n: demand.total(workload.context, n), usable, settings().max_batch),
-        loadable=not precision.missing and refusal_to_load(inventory) is None,
+        loadable=not refused,
         exact=_exact(inventory, precision),
         split=split,
         speed=None if verdict == "no" else _speed(demand, hardware, workload, split, measured),
         notes=_notes(inventory, precision, demand.precision, hardware.gpu),
+        why_not=refused,
     )
 
 
@@ -243,7 +256,7 @@ def demand_of(inventory: Inventory, precision: Precision, hardware: Hardware, wo
 def held_as(precision: Precision, inventory: Inventory, gpu: Gpu) -> Precision:
     """What a row is counted as: a stored format that transformers can't keep packed on this card is unpacked."""
     if precision.method != "stored" or not inventory.native_runs:
-        return precision
+        return precision.on_card() if gpu.kind == "gpu" else precision
     if inventory.native_packed and _capable(gpu, inventory.native_capability):
         return precision
     return PRECISIONS["bf16"]
@@ -269,13 +282,15 @@ def _exact(inventory: Inventory, precision: Precision) -> bool:
 
 def _notes(inventory: Inventory, precision: Precision, counted: Precision, gpu: Gpu) -> tuple[str, ...]:
     notes = []
-    if counted is not precision:
+    if precision.method == "stored" and counted is not precision:
         packed = gb(weight_bytes(inventory, precision).held)
         notes.append(
             f"Counted as transformers holds it here, unpacked to {counted.dtype}; the files hold {packed} of weights."
         )
     if (file := file_behind(inventory, precision.id)) is not None:
         notes.extend(_file_notes(file, gpu))
+        if told := told_before(inventory, file):
+            notes.append(told)
     elif precision.method == "gguf":
         notes.extend(gguf_model(inventory).notes)
     if precision.method in ("int8", "4bit", "torchao") and not precision.experts and inventory.expert_elements:

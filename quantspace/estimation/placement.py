@@ -79,10 +79,19 @@ def layout(inventory: Inventory, stored: bool = False) -> Layout:
     return Layout(tuple(units), tuple(kinds))
 
 
+def unit_bytes(inventory: Inventory, precision: Precision | str) -> tuple[tuple[int, int], ...]:
+    """For each unit: bytes that the split counts (data alone), and bytes truly held.
+
+    Args:
+        precision: a row, one with options of a load, or a row's id.
+    """
+    return _unit_bytes(inventory, PRECISIONS[precision] if isinstance(precision, str) else precision)
+
+
 @lru_cache(maxsize=KEPT)
-def unit_bytes(inventory: Inventory, precision_id: str) -> tuple[tuple[int, int], ...]:
-    """For each unit: bytes that the split counts (data alone), and bytes truly held."""
-    precision = PRECISIONS[precision_id]
+def _unit_bytes(inventory: Inventory, precision: Precision) -> tuple[tuple[int, int], ...]:
+    if precision.skip:  # names matter
+        return _by_name(inventory, precision)
     if precision.method == "gguf":  # a file's layers are taken as large as their share of the weights
         plain = unit_bytes(inventory, "bf16")
         share = weight_bytes(inventory, precision).held / sum(held for _, held in plain)
@@ -97,12 +106,26 @@ def unit_bytes(inventory: Inventory, precision_id: str) -> tuple[tuple[int, int]
     return tuple(by_kind[unit.kind] for unit in found.units)
 
 
-@lru_cache(maxsize=KEPT)
-def over_cards(inventory: Inventory, precision_id: str, cards: int) -> tuple[Share, ...]:
+def _by_name(inventory: Inventory, precision: Precision) -> tuple[tuple[int, int], ...]:
+    blocks = set(inventory.blocks)
+    data: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    for spec in inventory.tensors:
+        stored, unit = store(spec, precision), _unit_of(spec.name, blocks)
+        data[unit] += stored.data_bytes
+        held[unit] += stored.held_bytes
+    return tuple((data[unit.name], held[unit.name]) for unit in layout(inventory).units)
+
+
+def over_cards(inventory: Inventory, precision: Precision | str, cards: int) -> tuple[Share, ...]:
     """Shares of `cards` like cards, as `device_map="auto"` makes them where each is large enough."""
-    precision = PRECISIONS[precision_id]
+    return _over_cards(inventory, PRECISIONS[precision] if isinstance(precision, str) else precision, cards)
+
+
+@lru_cache(maxsize=KEPT)
+def _over_cards(inventory: Inventory, precision: Precision, cards: int) -> tuple[Share, ...]:
     units = layout(inventory, precision.method == "stored").units
-    sizes = unit_bytes(inventory, precision_id)
+    sizes = unit_bytes(inventory, precision)
     filling = _Filling([data for data, _ in sizes], cards)
     filling.take(_tree(units))
     parts = _beside_their_kin(filling.parts, units)
@@ -202,8 +225,8 @@ def offload(
         layer_cache: bytes of cache by place in the cache's list of layers.
     """
     units = layout(inventory, precision.method == "stored").units
-    on_card = [held for _, held in unit_bytes(inventory, precision.id)]
-    in_host = [held for _, held in unit_bytes(inventory, unquantized(precision).id)]
+    on_card = [held for _, held in unit_bytes(inventory, precision)]
+    in_host = [held for _, held in unit_bytes(inventory, left_unquantized(precision))]
     caches = [layer_cache[u.cache_layer] if u.cache_layer is not None else 0 for u in units]
     kept_apart = 0  # on the first card: cache of the layers in system memory, and room for one of those
     for _ in range(len(units)):
@@ -219,6 +242,14 @@ def offload(
     shares = tuple(_share([(units[place], on_card[place]) for place in part]) for part in parts)
     host = _share([(units[place], in_host[place]) for place in left])
     return Split(shares, host, max((in_host[place] for place in left), default=0))
+
+
+def left_unquantized(precision: Precision) -> Precision:
+    """What a unit is held in beside a card: `unquantized`, in the dtype that options of a load chose."""
+    plain = unquantized(precision)
+    if plain is precision or plain.dtype == precision.dtype:
+        return plain
+    return next(row for row in PRECISIONS.values() if row.method == "cast" and row.dtype == precision.dtype)
 
 
 def _filled(sizes: Sequence[int], caches: Sequence[int], rooms: Sequence[int]) -> tuple[list[list[int]], list[int]]:

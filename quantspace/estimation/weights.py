@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from .inventory import Inventory, TensorSpec
 from .native import outside_footprint
 from .stored import StoredTensor
 
+GROUP = 128  # weights that share a scale in torchao's four bits
 KEPT = 8192  # sums that are kept: some 400 models in every precision
 _CAST = Formula("count * elements * size", elements="values", size="B")
 _QUANTIZED = {
@@ -43,10 +45,10 @@ class WeightBytes:
 
     Attributes:
         footprint: what `model.get_memory_footprint()` returns (elements × element size of every
-            parameter and buffer; `transformers/modeling_utils.py`); of a GGUF mix what `held` is, of a GGUF
-            file all of its tensors.
-        held: bytes truly held: that, plus the quantization constants kept beside the weights; of a GGUF file
-            less what llama.cpp keeps in system memory beside a GPU.
+            parameter and buffer; `transformers/modeling_utils.py`), which takes a weight of torchao for what it
+            stands for; of a GGUF mix what `held` is, of a GGUF file all of its tensors.
+        held: bytes truly held: packed weights with the quantization constants kept beside them; of a GGUF
+            file less what llama.cpp keeps in system memory beside a GPU.
         tensors: number of separate allocations.
     """
 
@@ -64,32 +66,35 @@ def weight_bytes(inventory: Inventory, precision: Precision, on_gpu: bool = Fals
     file = file_behind(inventory, precision.id)
     if file is not None:
         return WeightBytes(file.weights, file.on_gpu if on_gpu else file.weights, file.tensors)
-    return _weight_bytes(inventory, precision.id)
+    return _weight_bytes(inventory, precision)
 
 
 @lru_cache(maxsize=KEPT)
-def _weight_bytes(inventory: Inventory, precision_id: str) -> WeightBytes:
-    precision = PRECISIONS[precision_id]
+def _weight_bytes(inventory: Inventory, precision: Precision) -> WeightBytes:
     if precision.method == "gguf":
-        groups = gguf_weights(inventory, precision_id)
+        groups = gguf_weights(inventory, precision.id)
         total = sum(group.bytes for group in groups)
         return WeightBytes(total, total, sum(group.count for group in groups))
     if precision.method == "stored":
-        return _stored_bytes(inventory.native)
-    footprint = constants = tensors = 0
-    for spec, count in _shapes(inventory, precision).items():
-        stored = store(spec, precision)
-        footprint += count * stored.data_bytes
-        constants += count * stored.constant_bytes
+        return _stored_bytes(inventory)
+    footprint = held = tensors = 0
+    for (spec, quantized), count in _shapes(inventory, precision).items():
+        stored = _store(spec, precision, quantized)
+        claimed = quantized and precision.method == "torchao"
+        footprint += count * (spec.elements * DTYPE_BYTES[precision.dtype] if claimed else stored.data_bytes)
+        held += count * stored.held_bytes
         tensors += count
-    return WeightBytes(footprint, footprint + constants, tensors)
+    return WeightBytes(footprint, held, tensors)
 
 
-def _stored_bytes(tensors: tuple[TensorSpec, ...]) -> WeightBytes:
+def _stored_bytes(inventory: Inventory) -> WeightBytes:
+    tensors = inventory.native
     outside = outside_footprint(tensors)
     held = {spec.name: store(spec, PRECISIONS["native"]).held_bytes for spec in tensors if spec.tied_to is None}
-    footprint = sum(count for name, count in held.items() if name not in outside)
-    return WeightBytes(footprint, sum(held.values()), len(held))
+    counted = {name: count for name, count in held.items() if name not in outside}
+    if inventory.prequantized == "torchao":
+        counted |= {spec.name: store(spec, PRECISIONS["bf16"]).data_bytes for spec in inventory.tensors}
+    return WeightBytes(sum(counted.values()), sum(held.values()), len(held))
 
 
 def weight_terms(inventory: Inventory, precision: Precision, on_gpu: bool = False) -> list[Term]:
@@ -100,16 +105,20 @@ def weight_terms(inventory: Inventory, precision: Precision, on_gpu: bool = Fals
     elif precision.method == "gguf":
         terms = [group.term for group in gguf_weights(inventory, precision.id)]
     else:
-        terms = [_term(spec, count, precision) for spec, count in _shapes(inventory, precision).items()]
+        terms = [_term(*kind, count, precision) for kind, count in _shapes(inventory, precision).items()]
     return sorted(terms, key=lambda term: -term.bytes)
 
 
 def store(spec: TensorSpec, precision: Precision) -> StoredTensor:
     """What one tensor becomes in memory under `precision`."""
+    return _store(spec, precision, is_quantized(spec, precision))
+
+
+def _store(spec: TensorSpec, precision: Precision, quantized: bool) -> StoredTensor:
     dtype = spec.dtype_under(precision.dtype)
     if spec.tied_to is not None:
         return StoredTensor(spec.name, spec.shape, dtype, dtype, 0, tied_to=spec.tied_to)
-    if precision.layout is not None and is_quantized(spec, precision):
+    if precision.layout is not None and quantized:
         data, constants = precision.layout.bytes(**_sizes(spec))
         return StoredTensor(spec.name, spec.shape, precision.dtype, precision.layout.storage, data, constants)
     return StoredTensor(spec.name, spec.shape, dtype, dtype, spec.elements * DTYPE_BYTES[dtype])
@@ -119,11 +128,32 @@ def is_quantized(spec: TensorSpec, precision: Precision) -> bool:
     """Whether `precision` quantizes this tensor.
 
     torchao takes every `nn.Linear` but the output head, also subclasses that bitsandbytes passes over, and
-    leaves a transposed layer (`Conv1D`) as it is (`transformers/quantizers/quantizer_torchao.py`).
+    leaves a transposed layer (`Conv1D`) as it is (`transformers/quantizers/quantizer_torchao.py`); in four bits
+    also one whose inputs are no whole number of groups (`torchao/quantization/quant_api.py`).
     """
+    if precision.skip and is_skipped(spec.name, precision.skip):
+        return False
     if precision.method == "torchao":
-        return spec.role == "linear" and not spec.transposed
+        if spec.role != "linear" or spec.transposed:
+            return False
+        return precision.id != "int4-ao" or spec.shape[-1] % GROUP == 0
     return spec.quantizable or (precision.experts and spec.role == "experts")
+
+
+def is_skipped(name: str, skip: tuple[str, ...]) -> bool:
+    """Whether a person's `skip` names the module of this weight, or one that it is inside of.
+
+    As `should_convert_module` of transformers matches names (`transformers/quantizers/quantizers_utils.py`).
+    """
+    module = name.removesuffix(".weight")
+    return any(
+        module.endswith(key) or pattern.match(module) for key, pattern in zip(skip, _patterns(skip), strict=True)
+    )
+
+
+@lru_cache(maxsize=64)
+def _patterns(skip: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(rf"(?:{key})(?:(?<=\.)|(?=\.|$))") for key in skip)
 
 
 def unquantized(precision: Precision) -> Precision:
@@ -145,12 +175,11 @@ def stored_tensors(inventory: Inventory, precision: Precision) -> list[StoredTen
 
 def largest_quantized(inventory: Inventory, precision: Precision) -> tuple[int, int]:
     """Elements of the largest quantized linear layer, and of the largest layer's quantized experts together."""
-    return _largest_quantized(inventory, precision.id)
+    return _largest_quantized(inventory, precision)
 
 
 @lru_cache(maxsize=KEPT)
-def _largest_quantized(inventory: Inventory, precision_id: str) -> tuple[int, int]:
-    precision = PRECISIONS[precision_id]
+def _largest_quantized(inventory: Inventory, precision: Precision) -> tuple[int, int]:
     linear = experts = 0
     for layer in inventory.layers:
         quantized = [spec for spec in layer if is_quantized(spec, precision)]
@@ -163,10 +192,14 @@ def _tensors(inventory: Inventory, precision: Precision) -> Iterable[TensorSpec]
     return inventory.native if precision.method == "stored" else inventory.tensors
 
 
-def _shapes(inventory: Inventory, precision: Precision) -> Counter[TensorSpec]:
-    if precision.method != "stored":
-        return inventory.shapes
-    return Counter(replace(spec, name="") for spec in inventory.native if spec.tied_to is None)
+def _shapes(inventory: Inventory, precision: Precision) -> Counter[tuple[TensorSpec, bool]]:
+    """Untied tensors without their names, each with whether it is quantized, counted."""
+    if precision.method == "stored":
+        return Counter((replace(spec, name=""), False) for spec in inventory.native if spec.tied_to is None)
+    if precision.skip:  # names matter
+        untied = (spec for spec in inventory.tensors if spec.tied_to is None)
+        return Counter((replace(spec, name=""), is_quantized(spec, precision)) for spec in untied)
+    return Counter({(spec, is_quantized(spec, precision)): count for spec, count in inventory.shapes.items()})
 
 
 def _sizes(spec: TensorSpec) -> dict[str, int]:
@@ -176,8 +209,8 @@ def _sizes(spec: TensorSpec) -> dict[str, int]:
     return {"elements": spec.elements, "rows": rows, "columns": columns}
 
 
-def _term(spec: TensorSpec, count: int, precision: Precision) -> Term:
-    stored = store(spec, precision)
+def _term(spec: TensorSpec, quantized: bool, count: int, precision: Precision) -> Term:
+    stored = _store(spec, precision, quantized)
     name = f"{_ROLES[spec.role]} {'×'.join(map(str, spec.shape))} in {stored.storage_dtype}"
     if stored.constant_bytes:
         layout = next(name for name, layout in LAYOUTS.items() if layout is precision.layout)

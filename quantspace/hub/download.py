@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import queue
 import shutil
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import tqdm as hub_tqdm
 
-from ..errors import LoadFailed, shorten
+from ..errors import DiskFull, LoadFailed, shorten
 from ..settings import settings
 from ..units import gb
 from .client import RepoFacts, sent_token
@@ -29,6 +30,7 @@ BESIDE_WEIGHTS = (
     "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json",
     "chat_template.json", "chat_template.jinja", "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 REPORT_EVERY = 0.2  # seconds
 
 
@@ -48,7 +50,7 @@ def needed_files(facts: RepoFacts) -> dict[str, int]:
     """Path → size of the files that a load reads.
 
     Raises:
-        LoadFailed: there are no safetensors weights, or they are larger than this machine may fetch.
+        LoadFailed: there are no safetensors weights.
     """
     patterns = (*WEIGHTS, *BESIDE_WEIGHTS)
     files = {path: size for path, size in facts.files.items() if any(fnmatch(path, p) for p in patterns)}
@@ -59,6 +61,10 @@ def needed_files(facts: RepoFacts) -> dict[str, int]:
             f"{facts.ref.id} holds no safetensors weights in the transformers layout.",
             "Pickled weights can run code and are never loaded here; pick a repository with model.safetensors.",
         )
+    return files
+
+
+def _within_limit(facts: RepoFacts, files: dict[str, int]) -> dict[str, int]:
     total = sum(files.values())
     if total > settings().max_download_bytes:
         raise LoadFailed(
@@ -68,12 +74,17 @@ def needed_files(facts: RepoFacts) -> dict[str, int]:
     return files
 
 
-def download(facts: RepoFacts, token: str | None = None) -> Iterator[Downloaded | Path]:
+def download(
+    facts: RepoFacts, token: str | None = None, files: dict[str, int] | None = None
+) -> Iterator[Downloaded | Path]:
     """Fetch what a load needs into the Hub's cache: yields progress, and the folder last.
 
     Closing the iterator stops the transfer; files that have arrived whole are kept for the next try.
+
+    Args:
+        files: path → size of those to fetch; `None` for what transformers reads.
     """
-    files = needed_files(facts)
+    files = _within_limit(facts, needed_files(facts) if files is None else files)
     total = sum(files.values())
     _refuse_if_disk_is_full(facts, files)
     results: queue.Queue[Path | BaseException] = queue.Queue()
@@ -87,6 +98,11 @@ def download(facts: RepoFacts, token: str | None = None) -> Iterator[Downloaded 
                 result = results.get(timeout=REPORT_EVERY)
             except queue.Empty:
                 continue
+            if getattr(result, "errno", None) in DISK_FULL:
+                raise DiskFull(
+                    f"The disk ran full while {facts.ref.id} was fetched; the file that did not fit has been removed.",
+                    "Free some space (`hf cache prune` where you run the app yourself), or load a smaller model.",
+                ) from result
             if type(result) is OSError:  # of the files themselves; what the network does has a type of its own
                 raise LoadFailed(
                     f"The files of {facts.ref.id} did not arrive whole: {shorten(str(result), 160)}",

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from ..errors import shorten
@@ -101,6 +102,22 @@ def parse_header(read: Read, file_size: int, path: str, first: int = FIRST_BYTES
     tensors_at = source.at
     tensors, data_at = parse_tensors(source, tensor_count, alignment)
     return GgufHeader(path, version, metadata, tensors, tensors_at, data_at, alignment, source.order == ">")
+
+
+def read_local(path: Path) -> GgufHeader:
+    """The header of a file on this disk.
+
+    Raises:
+        ModelUnsupported: it is not a GGUF file, or one that breaks its format.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+
+        def read(start: int, count: int) -> bytes:
+            file.seek(start)
+            return file.read(count)
+
+        return parse_header(read, size, path.name)
 
 
 def parse_preamble(source: GgufSource) -> tuple[int, int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..errors import shorten
+from ..quiet import quiet_libraries
 from ..settings import settings
 from .job import Event, Failed, Job
 
@@ -24,8 +25,10 @@ LARGE_BYTES = 42 * 2**30  # what fits the smaller of ZeroGPU's two sizes with ro
 def seconds_for(job: Job) -> int:
     """GPU seconds to ask for: a cold load and the whole answer, within what visitors are given."""
     load = job.expected_bytes / LOAD_BYTES_PER_SECOND
-    tokens = job.sampling.max_new_tokens * SECONDS_PER_TOKEN if job.messages else 0
-    return int(min(max(load + tokens, settings().gpu_seconds_min), settings().gpu_seconds_max))
+    work = job.sampling.max_new_tokens * SECONDS_PER_TOKEN if job.messages else 0
+    if job.task is not None:
+        work = job.task.seconds()
+    return int(min(max(load + work, settings().gpu_seconds_min), settings().gpu_seconds_max))
 
 
 def on_zero_gpu() -> bool:
@@ -53,6 +56,7 @@ if spaces is not None:
 
 def warm_up() -> None:
     """Import what a load needs, so that neither the first visitor nor a forked worker waits for it."""
+    quiet_libraries()
     from . import worker  # noqa: F401
 
 

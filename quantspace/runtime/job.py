@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..errors import BadInput, shorten
 from ..estimation.stored import StoredTensor
 from ..settings import settings
 
+if TYPE_CHECKING:
+    from .loader import LoadedModel
+
+Key = tuple[Hashable, ...]
+Ending = Literal["running", "eos", "length", "stopped"]
 ChatRole = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """One turn. `images` are paths of files on the disk that parent and worker share."""
+
     role: ChatRole
     content: str
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,60 @@ def _check(name: str, value: object, low: float, high: float) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a variant is loaded, beside its precision. What is left empty is chosen for the card and the model.
+
+    Attributes:
+        compute_dtype: `float32`, `bfloat16` or `float16`: of the computation and of what is not quantized.
+        double_quant: of 4-bit weights: whether their scales are quantized again; `None` as the precision says.
+        skip: names of modules that are not quantized, as transformers' `llm_int8_skip_modules` takes them.
+        attention: `eager`, `sdpa` or `flash_attention_2`.
+        kv_dtype: of the KV cache, as the form's field names it.
+        device_map: where modules go, as pairs of a module's name and a device; empty: all on one device, or as
+            `max_memory` allows.
+        max_memory: bytes that each device may hold, as pairs; not empty means `device_map="auto"`.
+    """
+
+    compute_dtype: str = ""
+    double_quant: bool | None = None
+    skip: tuple[str, ...] = ()
+    attention: str = ""
+    kv_dtype: str = ""
+    device_map: tuple[tuple[str, str], ...] = ()
+    max_memory: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GgufSource:
+    """A GGUF file to load, in place of a folder in the transformers layout.
+
+    Attributes:
+        paths: of its parts in the job's folder, in their order.
+        engine: `llama.cpp`, or `transformers`, which unpacks it.
+        gpu_layers: how many layers llama.cpp puts on the GPU; −1 for all.
+    """
+
+    paths: tuple[str, ...]
+    engine: Literal["llama.cpp", "transformers"]
+    gpu_layers: int = -1
+
+    @property
+    def path(self) -> str:
+        """The first part, which an engine is told to load."""
+        return self.paths[0]
+
+
+class Task(Protocol):
+    """Work on a loaded model other than a chat; it pickles, and imports torch only when it runs."""
+
+    def seconds(self) -> float:
+        """GPU seconds that it may take, the load aside."""
+
+    def run(self, loaded: LoadedModel, crew: list[threading.Thread]) -> Iterator[Event]:
+        """Yields `Phase`s, and `Done` with what came of it last. Threads it starts go into `crew`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """Everything a worker needs, so that it may be a new process each time.
 
@@ -51,7 +115,12 @@ class Job:
         expected_footprint: what the estimate says `get_memory_footprint()` will print.
         expected_bytes: what the estimate says the weights will hold.
         loading_bytes: what loading takes besides, for the tensors in flight.
+        expected_devices: of `expected_bytes`, what each device will hold; empty where all is on one.
         messages: the conversation to answer; empty to load only.
+        task: what to do with the loaded model instead of a chat.
+        kept: folder of the quantized copy on disk to load from; empty: quantize the original.
+        gguf: the file to load, where the precision is one.
+        context: tokens of a conversation that the estimate counted; 0 for as many as the model was made for.
     """
 
     model_id: str
@@ -63,18 +132,29 @@ class Job:
     loading_bytes: int = 0
     messages: tuple[Message, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
+    options: LoadOptions = field(default_factory=LoadOptions)
+    task: Task | None = None
+    kept: str = ""
+    expected_devices: tuple[tuple[str, int], ...] = ()
+    context: int = 0
+    gguf: GgufSource | None = None
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> Key:
         """Jobs with the same key are served by the same loaded model."""
-        return (self.model_id, self.sha, self.precision)
+        context = self.context if self.gguf is not None else 0  # llama.cpp allocates the whole cache with the model
+        return (self.model_id, self.sha, self.precision, self.options, self.gguf, context)
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Progress of something long. `total` is 0 where it isn't known."""
+    """Progress of something long. `total` is 0 where it isn't known.
 
-    name: Literal["resolve", "download", "wait", "load", "generate"]
+    Attributes:
+        name: `resolve`, `download`, `wait`, `load` (in tensors), `generate`, or what a task says of itself.
+    """
+
+    name: str
     done: int = 0
     total: int = 0
 
@@ -88,6 +168,12 @@ class Readout:
         held_bytes: storages of all parameters, buffers and quantization constants, each once.
         seconds: from the first byte read to a model that can answer; the download is not in it.
         chat_template: whether the tokenizer brings one; without it the model completes text.
+        images: whether it reads images too.
+        devices: bytes held by each device, the disk included; they sum to `held_bytes`.
+        placement: modules and the device of each, in the model's order; empty where all is on one.
+        options: what the load was told, defaults that differ from the row's own filled in.
+        peak_bytes: most that was held at once while loading; `None` where it was not measured.
+        expected_peak_bytes: what the estimate says of that.
     """
 
     model_id: str
@@ -101,6 +187,12 @@ class Readout:
     seconds: float
     chat_template: bool
     max_context: int | None
+    images: bool = False
+    devices: tuple[tuple[str, int], ...] = ()
+    placement: tuple[tuple[str, str], ...] = ()
+    options: LoadOptions = field(default_factory=LoadOptions)
+    peak_bytes: int | None = None
+    expected_peak_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +208,21 @@ class Stats:
         ended: `eos` (the model ended it), `length` (max new tokens), `stopped` (the reader did), or `running`.
         dropped_turns: oldest messages left out, because the conversation outgrew the context.
         device: where it ran, as PyTorch names it.
+        reused_tokens: of the prompt, that were not computed again, since the turn before had read them.
+        completion: whether the text was continued, since there is no chat template to answer by.
+        footprint_bytes: of the model that answered, as its readout has it; 0 where it runs elsewhere.
     """
 
     prompt_tokens: int
     new_tokens: int
     first_token_s: float | None
     tokens_per_s: float | None
-    ended: Literal["running", "eos", "length", "stopped"]
+    ended: Ending
     dropped_turns: int = 0
     device: str = ""
+    reused_tokens: int = 0
+    completion: bool = False
+    footprint_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,4 +242,11 @@ class Failed:
     hint: str
 
 
-Event = Phase | Loaded | Text | Stats | Failed
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of a task. It pickles."""
+
+    result: Any
+
+
+Event = Phase | Loaded | Text | Stats | Done | Failed

@@ -7,23 +7,26 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.configuration_utils import PreTrainedConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from ..errors import LoadFailed, OutOfMemory, QuantSpaceError, shorten, stored_quantized
-from ..estimation.architecture import generating_class, max_context, parse_config, prequantized_method
-from ..precision import PRECISIONS
+from ..errors import LoadFailed, OutOfMemory, QuantSpaceError, shorten
+from ..estimation.architecture import max_context
 from ..quiet import quiet_libraries
 from ..units import MIB, gb
-from .job import Job, Phase, Readout
-from .memory import device_name, free_bytes
-from .readout import held_tensors
+from .job import Job, Key, Phase, Readout
+from .memory import Peak, device_name, free_bytes, ran_out
+from .prefix import Prefix
+from .readers import processor_of, tokenizer_of
+from .readout import device_bytes, held_tensors, placement_of
+from .unpacked import file_arguments
+from .variants import check_format, load_variant
 
 LOADING_ROOM = 512 * MIB  # beside weights and tensors in flight: Python, the tokenizer
 REPORT_EVERY = 0.2  # seconds
@@ -31,12 +34,23 @@ REPORT_EVERY = 0.2  # seconds
 
 @dataclass
 class LoadedModel:
-    """A model in memory, with the tokenizer that speaks to it and the readout of what it holds."""
+    """A model in memory, with what speaks to it, the readout of what it holds, and what it has read last.
 
-    key: tuple[str, str, str]
+    Attributes:
+        processor: prepares images for it; `None` where it reads text alone.
+    """
+
+    key: Key
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     readout: Readout
+    processor: Any = None
+    prefix: Prefix = field(default_factory=Prefix)
+
+    @property
+    def held_bytes(self) -> int:
+        """What dropping it gives back: its tensors, and what it has read last."""
+        return self.readout.held_bytes + self.prefix.held_bytes
 
 
 class _Cancelled(Exception):
@@ -110,31 +124,20 @@ class _Progress:
 def _load_in_thread(job: Job, progress: _Progress, results: queue.Queue[LoadedModel | BaseException]) -> None:
     previous = transformers_logging.set_tqdm_hook(progress.hook)
     try:
-        results.put(_load(job))
+        results.put(_load(job, progress))
     except BaseException as error:  # a thread's seam: whatever it is, the waiting side raises it
         results.put(_as_ours(error, job))
     finally:
         transformers_logging.set_tqdm_hook(previous)
 
 
-def _load(job: Job) -> LoadedModel:
+def _load(job: Job, progress: _Progress) -> LoadedModel:
     quiet_libraries()
     started = time.monotonic()
-    raw, _ = PreTrainedConfig.get_config_dict(job.folder, local_files_only=True)
-    if method := prequantized_method(raw):
-        raise stored_quantized(job.model_id, method)
-    config = parse_config(raw)
-    precision = PRECISIONS[job.precision]
-    model = generating_class(config).from_pretrained(
-        job.folder,
-        config=config,
-        device_map={"": "cuda:0" if torch.cuda.is_available() else "cpu"},
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        **precision.transformers_kwargs(),
-    )
-    tokenizer = AutoTokenizer.from_pretrained(job.folder, local_files_only=True, trust_remote_code=False)
+    check_format(job)
+    model, tokenizer, peak = _model_and_tokenizer(job, progress)
+    processor = processor_of(job.folder, model)
+    seconds = time.monotonic() - started
     tensors = held_tensors(model)
     readout = Readout(
         model_id=job.model_id,
@@ -145,11 +148,31 @@ def _load(job: Job) -> LoadedModel:
         footprint_bytes=model.get_memory_footprint(),
         held_bytes=sum(tensor.held_bytes for tensor in tensors),
         tensors=tensors,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         chat_template=bool(tokenizer.chat_template),
-        max_context=max_context(config),
+        max_context=max_context(model.config),
+        images=processor is not None,
+        devices=device_bytes(model),
+        placement=placement_of(model),
+        options=job.options,
+        peak_bytes=peak,
+        expected_peak_bytes=job.expected_bytes + job.loading_bytes,
     )
-    return LoadedModel(job.key, model, tokenizer, readout)
+    return LoadedModel(job.key, model, tokenizer, readout, processor)
+
+
+def _model_and_tokenizer(job: Job, progress: _Progress) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int | None]:
+    """Both, read at once, and the peak of the model's memory; a tokenizer that fails ends the load of the model."""
+    with ThreadPoolExecutor(1, "tokenizer") as beside:
+        reading = beside.submit(tokenizer_of, job.folder, job.model_id, **file_arguments(job))
+        reading.add_done_callback(lambda done: progress.cancelled.set() if done.exception() else None)
+        try:
+            with Peak() as peak:
+                model = load_variant(job)
+        except _Cancelled:
+            reading.result()  # in vain is a model nobody can speak to
+            raise
+        return model, reading.result(), peak.bytes
 
 
 def refuse_if_too_large(job: Job, reclaimable: int = 0) -> None:
@@ -162,17 +185,26 @@ def refuse_if_too_large(job: Job, reclaimable: int = 0) -> None:
         OutOfMemory: with what is needed and what there is.
     """
     free = free_bytes() + reclaimable
-    if job.expected_bytes + job.loading_bytes + LOADING_ROOM > free:
+    expected = _expected_here(job)
+    if expected + job.loading_bytes + LOADING_ROOM > free:
         raise OutOfMemory(
-            f"{job.model_id} at {job.precision} holds {gb(job.expected_bytes)}; {device_name()} can give {gb(free)}.",
+            f"{job.model_id} at {job.precision} holds {gb(expected)}, and takes up to "
+            f"{gb(expected + job.loading_bytes)} while it is loaded; {device_name()} can give {gb(free)}.",
             "Choose a smaller precision or model, or run the app on a larger machine.",
         )
+
+
+def _expected_here(job: Job) -> int:
+    """What the device that `free_bytes` asks about will hold: the first card, or system memory."""
+    if not job.expected_devices:
+        return job.expected_bytes
+    return dict(job.expected_devices).get("cuda:0" if torch.cuda.is_available() else "cpu", 0)
 
 
 def _as_ours(error: BaseException, job: Job) -> BaseException:
     if isinstance(error, (QuantSpaceError, _Cancelled)):
         return error
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if ran_out(error):
         return OutOfMemory(
             f"Memory ran out while {job.model_id} was loaded at {job.precision}.",
             "Choose a smaller precision or model; what was loaded has been given back.",

@@ -15,11 +15,11 @@ from statistics import mean, median
 from cachetools import LRUCache
 
 from ..errors import UnknownGpu
+from ..estimation.gguf.rows import precision_for
 from ..estimation.hardware import Gpu, find_gpu
 from ..estimation.inventory import Inventory
 from ..estimation.speed.expected import Measured, decode_speed
 from ..estimation.workload import Workload
-from ..precision import PRECISIONS
 from .job import Stats
 
 MIN_TOKENS = 16  # of an answer that counts: the first steps of a model are slower than the rest
@@ -136,7 +136,7 @@ def _middle(answers: list[_Answer]) -> float | None:
 
 
 def _position(inventory: Inventory, precision: str, gpu: Gpu, context: int, speed: float) -> float | None:
-    expected = decode_speed(inventory, PRECISIONS[precision], gpu, 1, Workload(context, 1))
+    expected = decode_speed(inventory, precision_for(inventory, precision), gpu, 1, Workload(context, 1))
     if expected is None:
         return None
     return log(speed / expected.low) / log(expected.high / expected.low)

@@ -1,9 +1,10 @@
-"""Read from a loaded model what it really holds, in the shape of the estimate."""
+"""Read from a loaded model what it really holds and where, in the shape of the estimate."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.utils.parametrize import ParametrizationList
@@ -17,28 +18,54 @@ def held_tensors(model: PreTrainedModel) -> tuple[StoredTensor, ...]:
     """Every parameter and buffer with the bytes of its storage; a shared storage counts at its first name.
 
     Adds what bitsandbytes keeps beside a weight: `quant_state` of 4-bit, `SCB` of int8. A tensor subclass
-    (torchao) counts as the plain tensors that it wraps.
+    (torchao) counts as the plain tensors that it wraps. What accelerate keeps in system memory or on the disk
+    until a module needs it counts as the tensor that it will be.
     """
-    owners: dict[int, str] = {}
-    tensors = []
+    return tuple(tensor for tensor, _ in _held(model))
+
+
+def device_bytes(model: PreTrainedModel) -> tuple[tuple[str, int], ...]:
+    """Bytes that each device holds of a model, cards first and the disk last; they sum to what it holds in all."""
+    held: Counter[str] = Counter()
+    for tensor, device in _held(model):
+        if tensor.held_bytes:
+            held[device] += tensor.held_bytes
+    return tuple(sorted(held.items(), key=lambda item: (item[0] == "disk", item[0] == "cpu", item[0])))
+
+
+def placement_of(model: PreTrainedModel) -> tuple[tuple[str, str], ...]:
+    """Modules and the device of each, as accelerate has placed them; empty where all is on one device."""
+    devices = {name: _device_name(device) for name, device in (getattr(model, "hf_device_map", None) or {}).items()}
+    return tuple(devices.items()) if len(set(devices.values())) > 1 else ()
+
+
+class _Place(NamedTuple):
+    """Where a storage lies: tensors with equal places share it. `device` is `disk` for what is only in a file."""
+
+    device: str
+    at: Any
+
+
+def _held(model: PreTrainedModel) -> Iterator[tuple[StoredTensor, str]]:
+    """Every tensor with its device."""
+    owners: dict[_Place, str] = {}
     for name, tensor in _named_tensors(model):
         packed, *scales = _plain_tensors(tensor)
-        data, tied_to = _storage_bytes(packed, name, owners)
         module = model.get_submodule(name.rpartition(".")[0])
+        place, size = _storage(packed, module, name.rpartition(".")[2])
+        data, tied_to = _first_bytes(place, size, name, owners)
         scales.extend(_constants(tensor, module, name))
-        constants = sum(_storage_bytes(scale, name, owners)[0] for scale in scales)
-        tensors.append(
-            StoredTensor(
-                name=name,
-                shape=_logical_shape(tensor, module),
-                logical_dtype=_logical_dtype(tensor, module, model),
-                storage_dtype=_storage_dtype(tensor, module),
-                data_bytes=data,
-                constant_bytes=constants,
-                tied_to=tied_to,
-            )
+        places = [_storage(scale, module) for scale in scales]
+        stored = StoredTensor(
+            name=name,
+            shape=_logical_shape(tensor, module),
+            logical_dtype=_logical_dtype(tensor, module, model),
+            storage_dtype=_storage_dtype(tensor, module),
+            data_bytes=data,
+            constant_bytes=sum(_first_bytes(*found, name, owners)[0] for found in places),
+            tied_to=tied_to,
         )
-    return tuple(tensors)
+        yield stored, place.device
 
 
 def _named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
@@ -55,15 +82,41 @@ def _plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
         yield from _plain_tensors(getattr(tensor, name))
 
 
-def _storage_bytes(tensor: torch.Tensor, name: str, owners: dict[int, str]) -> tuple[int, str | None]:
-    """Bytes of a tensor's storage, or 0 and the name that was there first."""
+def _storage(tensor: torch.Tensor, module: torch.nn.Module, name: str = "") -> tuple[_Place, int]:
+    """Where a tensor's storage lies, and its bytes."""
+    size = tensor.untyped_storage().nbytes()
+    if tensor.device.type == "meta":
+        kept = _kept_elsewhere(module, name)
+        if not isinstance(kept, torch.Tensor):
+            return _Place("disk", kept or id(tensor)), size
+        tensor = kept
     storage = tensor.untyped_storage()
-    if not storage.nbytes():
+    return _Place(_device_name(tensor.device), storage.data_ptr()), storage.nbytes()
+
+
+def _first_bytes(place: _Place, size: int, name: str, owners: dict[_Place, str]) -> tuple[int, str | None]:
+    """Bytes of a storage, or 0 and the name that was there first."""
+    if not size:
         return 0, None  # all empty ones lie at address 0
-    owner = owners.setdefault(storage.data_ptr(), name)
-    if owner != name:
-        return 0, owner
-    return storage.nbytes(), None
+    owner = owners.setdefault(place, name)
+    return (size, None) if owner == name else (0, owner)
+
+
+def _kept_elsewhere(module: torch.nn.Module, name: str) -> Any:
+    """What accelerate has in place of a tensor on `meta`: the tensor in system memory, or its place on the disk."""
+    hook = getattr(module, "_hf_hook", None)
+    for each in getattr(hook, "hooks", [hook]):
+        weights, prefix = getattr(each, "weights_map", None), ""
+        while weights is not None and hasattr(weights, "dataset"):  # `PrefixedDataset` of accelerate
+            prefix, weights = weights.prefix + prefix, weights.dataset
+        key = prefix + name
+        in_memory = weights if isinstance(weights, dict) else getattr(weights, "state_dict", {})
+        if key in in_memory:
+            return in_memory[key]
+        if key in getattr(weights, "index", {}):
+            found = weights.index[key]
+            return (found.get("safetensors_file", ""), found.get("weight_name", key))
+    return None
 
 
 def _constants(tensor: torch.Tensor, module: torch.nn.Module, name: str) -> Iterator[torch.Tensor]:
@@ -118,3 +171,10 @@ def _storage_dtype(tensor: torch.Tensor, module: torch.nn.Module) -> str:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _device_name(device: Any) -> str:
+    """`cuda:0`, `cpu`, `disk`, however accelerate or torch wrote it."""
+    if isinstance(device, int) or str(device).isdigit():
+        return f"cuda:{device}"
+    return "cuda:0" if str(device) == "cuda" else str(device)

@@ -8,18 +8,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from ..errors import QuantSpaceError, shorten
+from ..errors import LoadFailed, QuantSpaceError, shorten
+from . import llama_cpp
 from .chat import answer
 from .job import Event, Failed, Job, Loaded, Phase
+from .llama_cpp import LlamaModel
 from .loader import LoadedModel, free_memory, load, refuse_if_too_large
 
-_slot: LoadedModel | None = None
+_slot: LoadedModel | LlamaModel | None = None
 _busy = threading.Lock()  # not an RLock: a generator may end in another thread than it began
 WAIT = 0.5  # seconds between signs of life while another job runs
 
 
 def serve(job: Job) -> Iterator[Event]:
-    """Load the job's model unless it is here, then answer its messages if it has any.
+    """Load the job's model unless it is here, then do its task, or answer its messages if it has any.
 
     Never raises: an exception would cost a ZeroGPU worker its life, and its text.
     """
@@ -65,17 +67,38 @@ def unload() -> None:
 
 def _serve(job: Job, crew: list[threading.Thread]) -> Iterator[Event]:
     global _slot
-    if _slot is None or _slot.key != job.key:
-        refuse_if_too_large(job, _slot.readout.held_bytes if _slot else 0)
+    if _slot is None or _slot.key != job.key or _is_unfit(job, _slot):
+        refuse_if_too_large(job, _slot.held_bytes if _slot else 0)
         unload()
-        for event in load(job, crew):
-            if isinstance(event, LoadedModel):
+        for event in _load(job, crew):
+            if isinstance(event, LoadedModel | LlamaModel):
                 _slot = event
             else:
                 yield event
     assert _slot is not None
+    if job.task is not None:
+        if isinstance(_slot, LlamaModel):
+            raise LoadFailed("This is for models that transformers holds.", "Load another precision of this model.")
+        _slot.prefix.drop()  # a task may need the memory of a conversation's cache
+        yield from job.task.run(_slot, crew)
+        return
     if not job.messages:
         yield Loaded(_slot.readout)
         return
     yield Phase("generate")
-    yield from answer(_slot, job.messages, job.sampling, crew)
+    if isinstance(_slot, LlamaModel):
+        yield from _slot.answer(job.messages, job.sampling, crew)
+        return
+    yield from answer(_slot, job.messages, job.sampling, crew, job.context)
+
+
+def _is_unfit(job: Job, slot: LoadedModel | LlamaModel) -> bool:
+    """Whether a task wants the model as it was loaded, and answering has changed how it is held."""
+    unfit = getattr(job.task, "unfit", None)
+    return unfit is not None and isinstance(slot, LoadedModel) and unfit(slot)
+
+
+def _load(job: Job, crew: list[threading.Thread]) -> Iterator[Phase | LoadedModel | LlamaModel]:
+    if job.gguf is not None and job.gguf.engine == "llama.cpp":
+        return llama_cpp.load(job, crew)
+    return load(job, crew)

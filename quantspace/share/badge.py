@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..errors import QuantSpaceError
+from ..errors import QuantSpaceError, shorten
 from ..estimation.calculator import Estimate
 from ..estimation.verdict import Verdict
 from .drawing import draw
@@ -15,6 +15,7 @@ SIZE = 12  # of the letters, in pixels
 HEIGHT = 24
 PADDING = 9
 MOST = 420  # pixels of either half
+_TOLD = 600  # characters of an error, to who can't see it
 
 # White has a contrast of at least 5 on each of them, and they stand out from GitHub's white and its #0d1117.
 COLOURS: dict[Verdict | Literal["error"], str] = {
@@ -50,7 +51,7 @@ def badge_svg(estimate: Estimate, precision: str = "") -> str:
 
 def error_badge(error: QuantSpaceError) -> str:
     """The badge where there is no answer, with what is wrong."""
-    return _badge("QuantSpace", _SAID.get(error.code, error.message), COLOURS["error"], str(error))
+    return _badge("QuantSpace", _SAID.get(error.code, error.message), COLOURS["error"], shorten(str(error), _TOLD))
 
 
 def _badge(subject: str, said: str, colour: str, title: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import QuantSpaceError
+from ..errors import QuantSpaceError, shorten
 from ..estimation.calculator import Estimate
 from ..estimation.demand import PARTS
 from ..estimation.fit import FitRow
 from ..units import gb
 from .drawing import draw
-from .lettering import clean, fitted, largest_size, width
+from .lettering import clean, fitted, largest_size, width, wrapped
 from .rows import (
     VERDICT_MARKS,
     VERDICT_WORDS,
@@ -29,6 +29,8 @@ Theme = Literal["light", "dark"]
 WIDTH, HEIGHT = 1200, 630
 MARGIN = 56
 MOST_ROWS = 8
+_SUBTITLE, _HEADLINE = 22, 26  # sizes of letters
+_TOLD = 600  # characters of an error, to who can't see it
 _BARS = (306, 812)  # where they begin and may end
 _ROWS = (258, 566)
 _MARGIN_OF_SCALE = 1.04  # the longest bar, or the card's line, ends a little before the edge
@@ -82,8 +84,8 @@ def card_svg(estimate: Estimate, precision: str = "", theme: str = "light") -> s
         title=f"{name} on {gpu_words(estimate.hardware)}: {_headline(estimate, chosen)}",
         description="; ".join(f"{row.precision.label}: {verdict_words(row)}" for row in rows),
         name=name,
-        subtitle=_subtitle(estimate),
-        headline=_headline(estimate, chosen),
+        subtitle=[_subtitle(estimate)],
+        headline=[_headline(estimate, chosen)],
         verdict=chosen.verdict if chosen else "no",
         bars=_bars(rows, chosen, scale),
         line=round(line, 1),
@@ -96,20 +98,20 @@ def card_svg(estimate: Estimate, precision: str = "", theme: str = "light") -> s
 def error_card(error: QuantSpaceError, theme: str = "light") -> str:
     """The card where there is no answer, with what is wrong and what to do."""
     nothing = {"bars": (), "line": 0, "limit": "", "limit_x": 0, "source": "", "verdict": "no"}
-    words = clean(error.message)
+    room = WIDTH - 2 * MARGIN
     return _card(
         theme,
-        title=str(error),
-        description=error.hint,
+        title=shorten(str(error), _TOLD),
+        description=shorten(error.hint, _TOLD),
         name="No answer",
-        subtitle=words,
-        headline=error.hint,
+        subtitle=wrapped(clean(error.message), _SUBTITLE, room, 3),
+        headline=wrapped(clean(error.hint), _HEADLINE, room, 4, bold=True),
         **nothing,
     )
 
 
 def _card(
-    theme: str, *, title: str, description: str, name: str, subtitle: str, headline: str, **values: object
+    theme: str, *, title: str, description: str, name: str, subtitle: list[str], headline: list[str], **values: object
 ) -> str:
     room = WIDTH - 2 * MARGIN
     size = largest_size(clean(name), room, range(46, 25, -2), bold=True)
@@ -118,8 +120,9 @@ def _card(
         colours=_PALETTE["dark" if theme == "dark" else "light"],
         family=_FAMILY, canvas=(WIDTH, HEIGHT), margin=MARGIN, track=_BARS, rows=_ROWS, parts=PARTS,
         title=clean(title), description=clean(description), size=size,
-        name=fitted(clean(name), size, room, bold=True), subtitle=fitted(clean(subtitle), 22, room),
-        headline=fitted(clean(headline), 26, room, bold=True), **values,
+        name=fitted(clean(name), size, room, bold=True), sizes=(_SUBTITLE, _HEADLINE),
+        subtitle=[fitted(clean(line), _SUBTITLE, room) for line in subtitle],
+        headline=[fitted(clean(line), _HEADLINE, room, bold=True) for line in headline], **values,
     )  # fmt: skip
 
 

@@ -38,6 +38,18 @@ def fitted(text: str, size: float, room: float, bold: bool = False) -> str:
     return _shortened(text, low)
 
 
+def wrapped(text: str, size: float, room: float, most: int, bold: bool = False) -> list[str]:
+    """`text` in lines that have room, broken between words; what `most` lines can't hold is left out of the last."""
+    lines, words = [], text.split()
+    while words and len(lines) < most - 1:
+        taken = 1
+        while taken < len(words) and width(" ".join(words[: taken + 1]), size, bold) <= room:
+            taken += 1
+        lines.append(fitted(" ".join(words[:taken]), size, room, bold))
+        words = words[taken:]
+    return [*lines, fitted(" ".join(words), size, room, bold)] if words else lines
+
+
 def largest_size(text: str, room: float, sizes: range, bold: bool = False) -> int:
     """The largest of `sizes`, which fall, at which a line has room; the last where none has."""
     return next((size for size in sizes if width(text, size, bold) <= room), sizes[-1])

@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote
 
 from ..errors import BadInput, BadWorkload, QuantSpaceError, shorten
 from ..estimation.calculator import DEFAULT_RAM_GB, hardware_and_workload
-from ..estimation.gguf.file import PREFIX
 from ..estimation.hardware import find_gpu
-from ..hub.reference import MAX_LENGTH, is_safe_path, parse_reference
-from ..precision import PRECISIONS
+from ..hub.reference import MAX_LENGTH, parse_reference
 from ..settings import settings
+from . import finetuning
+from .finetuning import Finetuning
+from .spelling import read_precision
 
 # What Gradio, Spaces and sign-in put into a page's address; none of it is ours to complain about.
 FOREIGN = frozenset({"__theme", "__sign", "__lang", "logs", "view", "oauth", "code", "state", "ref", "source"})
@@ -37,11 +39,8 @@ _NAMES = {
     "revision": "rev",
     "precision": "quant quantization dtype row",
     "tab": "page",
-}
-_PRECISION_NAMES = {
-    "float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "8bit": "int8", "bnb8bit": "int8",
-    "4bit": "nf4", "bnb4bit": "nf4", "nf4doublequant": "nf4-dq", "bnb4bitdq": "nf4-dq",
-}  # fmt: skip
+} | finetuning.NAMES
+_ALWAYS = ("gpu", "context")  # of a question: their defaults are settings of whoever runs the app
 _TAB = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _ENCODED = re.compile(r"%(?:2F|3A|40)", re.IGNORECASE)
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,250}[A-Za-z0-9])?(?::\d{1,5})?")
@@ -63,6 +62,7 @@ class State:
         ram: of the system, in GB (10⁹ bytes).
         images: in the prompt of each sequence.
         precision: id of the row to highlight; empty for the recommended one.
+        finetuning: of the page's second tab, each control a parameter of its own.
         tab: of the page.
     """
 
@@ -76,6 +76,7 @@ class State:
     images: int = 0
     revision: str = "main"
     precision: str = ""
+    finetuning: Finetuning = field(default_factory=Finetuning)
     tab: str = ""
 
     def arguments(self) -> dict[str, Any]:
@@ -91,9 +92,14 @@ DEFAULT = State()
 
 
 def to_query(state: State) -> str:
-    """`model=google/gemma-3-4b-it&gpu=l4`: what differs from the defaults, in the order of the fields."""
-    given = ((name, getattr(state, name)) for name in _FIELDS)
-    return _encoded((name, value) for name, value in given if value != getattr(DEFAULT, name))
+    """`model=google/gemma-3-4b-it&gpu=l4&context=8192`: what differs from the defaults, in the order of the fields.
+
+    Where a model is named, card and context are always written, so that the link asks the same of an app with other
+    defaults.
+    """
+    always = _ALWAYS if state.model else ()
+    settled = _flat(replace(state, finetuning=state.finetuning.settled()))
+    return _encoded((name, value) for name, value in settled.items() if name in always or value != _DEFAULTS[name])
 
 
 def from_query(parameters: Mapping[str, Any], also: Iterable[str] = ()) -> tuple[State, tuple[str, ...]]:
@@ -104,6 +110,21 @@ def from_query(parameters: Mapping[str, Any], also: Iterable[str] = ()) -> tuple
             Starlette's `QueryParams` have it. Of a repeated name the last value that is understood counts.
         also: names that belong to somebody else, such as an embed's `theme`; passed over in silence.
     """
+    found, ignored = _read(parameters, also)
+    of_training = {name: found.pop(name) for name in finetuning.FIELDS if name in found}
+    chosen = Finetuning(**of_training)
+    if chosen.base and chosen.settled().precision != chosen.base:
+        ignored = (*ignored, "base")
+    return State(**found, finetuning=chosen.settled()), ignored[:_MOST_IGNORED]
+
+
+def understood(parameters: Mapping[str, Any]) -> frozenset[str]:
+    """The controls that a page's query parameters give a value."""
+    return frozenset(_read(parameters)[0])
+
+
+def _read(parameters: Mapping[str, Any], also: Iterable[str] = ()) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Values by control, and the names of those that were ignored; see `from_query`."""
     theirs = FOREIGN | {name.lower() for name in also}
     found: dict[str, tuple[bool, Any]] = {}  # by field: whether under its own name, and the value
     ignored: dict[str, None] = {}
@@ -123,8 +144,7 @@ def from_query(parameters: Mapping[str, Any], also: Iterable[str] = ()) -> tuple
             ignored[shorten(str(name), _SHOWN)] = None  # one of two that differ
         if before is None or own >= before[0]:
             found[wanted] = own, read
-    state = replace(DEFAULT, **{name: value for name, (_, value) in found.items()})
-    return state, tuple(ignored)[:_MOST_IGNORED]
+    return {name: value for name, (_, value) in found.items()}, tuple(ignored)
 
 
 def public_base(requested: str = "") -> str:
@@ -158,7 +178,8 @@ def _url(base: str, path: str, query: str) -> str:
 
 
 def _joined(state: State, options: Mapping[str, str]) -> str:
-    parts = (to_query(replace(state, tab="")), _encoded(options.items()))
+    shown = replace(state, tab="", finetuning=DEFAULT.finetuning)  # none but the page has these
+    parts = (to_query(shown), _encoded(options.items()))
     return "&".join(part for part in parts if part)
 
 
@@ -168,7 +189,15 @@ def _encoded(pairs: Iterable[tuple[str, Any]]) -> str:
 
 
 def _text(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    whole = isinstance(value, bool) or (isinstance(value, float) and value.is_integer())
+    return str(int(value)) if whole else str(value)
+
+
+def _flat(state: State) -> dict[str, Any]:
+    """All controls by name, the page's tab last."""
+    own = {part.name: getattr(state, part.name) for part in fields(State) if part.name != "finetuning"}
+    tab = own.pop("tab")
+    return own | {name: getattr(state.finetuning, name) for name in finetuning.FIELDS} | {"tab": tab}
 
 
 def _pairs(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -197,34 +226,6 @@ def _ram(text: str) -> float:
     return float(text)
 
 
-def read_precision(text: str) -> str:
-    """The id of a row from what people write: `NF4_DQ`, `4bit`, `Q4_K_M`, or `gguf:` and the path of a file.
-
-    Raises:
-        BadInput: there is no such precision.
-    """
-    bare = text.strip()
-    if bare.lower().startswith(PREFIX):
-        path = bare[len(PREFIX) :]
-        if not is_safe_path(path):
-            raise BadInput(f"“{shorten(bare, _SHOWN)}” is no file of a repository.", f"Give `{PREFIX}` and its path.")
-        return PREFIX + path
-    found = find_spelling(bare)
-    if found is None:
-        raise BadInput(f"“{shorten(bare, _SHOWN)}” is not a precision.", f"Use one of {', '.join(PRECISIONS)}.")
-    return found
-
-
-def find_spelling(text: str) -> str | None:
-    """The id of a precision of the table from another spelling of it, such as `NF4_DQ` or `4bit`."""
-    key = _precision_key(text)
-    return _PRECISION_NAMES.get(key) or _PRECISION_KEYS.get(key)
-
-
-def _precision_key(text: str) -> str:
-    return re.sub(r"[-_\s+]", "", text.lower())
-
-
 def _count(text: str) -> int:
     whole = int(text)
     if not 1 <= whole <= settings().max_gpu_count:
@@ -251,9 +252,8 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "revision": lambda text: parse_reference("any/model", text.strip() or "main").revision,
     "precision": read_precision,
     "tab": _tab,
-}
-_FIELDS = tuple(part.name for part in fields(State))
-_FIELD_OF = {name: name for name in _FIELDS} | {
+} | {name: partial(finetuning.read, name) for name in finetuning.FIELDS}
+_DEFAULTS = _flat(DEFAULT)
+_FIELD_OF = {name: name for name in _DEFAULTS} | {
     other: name for name, others in _NAMES.items() for other in others.split()
 }
-_PRECISION_KEYS = {_precision_key(name): name for name in PRECISIONS}

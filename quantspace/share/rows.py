@@ -12,7 +12,7 @@ from ..estimation.verdict import Verdict
 from ..estimation.workload import Hardware
 from ..hub.reference import parse_reference
 from ..units import gb
-from .links import find_spelling
+from .spelling import find_spelling
 
 VERDICT_WORDS: dict[Verdict, str] = {"fits": "Fits", "tight": "Tight", "offload": "Offload", "no": "Does not fit"}
 VERDICT_MARKS: dict[Verdict, str] = {"fits": "✓", "tight": "!", "offload": "⇄", "no": "✕"}
@@ -22,7 +22,7 @@ _MAKER = re.compile(r"^(?:NVIDIA|AMD|HF Spaces) (?:GeForce |Radeon |Instinct )?"
 
 def main_rows(estimate: Estimate) -> tuple[FitRow, ...]:
     """What this app can load and what the model came in; all rows where neither is among them."""
-    first = [row for row in estimate.rows if not row.precision.missing or row.precision.id in ("native", "nf4-moe")]
+    first = [row for row in estimate.rows if row.precision.usual]
     return tuple(first or estimate.rows)
 
 

@@ -14,16 +14,22 @@ from typing import Literal
 
 from ..estimation.calculator import Estimate
 from ..estimation.fit import FitRow
-from ..estimation.loadable import refusal_to_load
+from ..estimation.loadable import can_compute, refusal_to_load
 from ..estimation.placement import Split
 from ..estimation.quantized_cache import FORMATS, can_quantize
 from ..hub.demo import DEMO_ID
-from ..precision import Method, Precision
+from ..precision import LAYOUTS, Layout, Method, Precision
 from ..units import exact
 from .commands import commands
 
 _DEMO_FOLDER = "quantspace/data/demo"  # from the top of this repository: the demo is not on the Hub
-_TORCHAO = {"int8-ao": "Int8WeightOnlyConfig", "fp8-ao": "Float8WeightOnlyConfig"}
+_STABLE = "torchao.quantization"
+_TORCHAO = {  # of each layout: the module and the class of its config, and what it is told
+    LAYOUTS["int8-ao"]: (_STABLE, "Int8WeightOnlyConfig", ()),
+    LAYOUTS["fp8-ao"]: (_STABLE, "Float8WeightOnlyConfig", ()),
+    LAYOUTS["int4-ao"]: ("torchao.prototype.quantization.int4", "PrototypeInt4WeightOnlyConfig", ("group_size=128",)),
+    LAYOUTS["int4-ao-tiles"]: (_STABLE, "Int4WeightOnlyConfig", ('int4_packing_format="tile_packed_to_4d"',)),
+}
 _DEVICES = {"gpu": "cuda", "apple": "mps", "cpu": "cpu"}
 
 
@@ -62,7 +68,7 @@ def python_snippet(estimate: Estimate, row: FitRow) -> Snippet | None:
     if not _loads(estimate, row):
         return None
     offloads = row.verdict == "offload" and row.split is not None
-    quantization = _quantization(row.precision, offloads)
+    quantization = _quantization(row.demand.precision, offloads)
     model = estimate.inventory.architecture
     imports = {"import torch", *(quantization.imports if quantization else ())}
     names = sorted({model, *(quantization.classes if quantization else ())})
@@ -100,9 +106,12 @@ def _loads(estimate: Estimate, row: FitRow) -> bool:
         return False
     if precision.method == "stored":
         return inventory.native_runs
+    if inventory.prequantized:
+        return False
     if refusal_to_load(inventory) is not None:
         return False
-    return not precision.missing or precision.id in _TORCHAO
+    kind: Literal["cpu", "cuda"] = "cuda" if row.demand.gpu.kind == "gpu" else "cpu"
+    return not (precision.missing or precision.experts) and can_compute(inventory, precision, kind)
 
 
 def _arguments(estimate: Estimate, row: FitRow, quantization: _Quantization | None) -> Iterator[str]:
@@ -134,7 +143,7 @@ def _quantization(precision: Precision, offloads: bool) -> _Quantization | None:
             ],
             offloads,
         ),
-        "torchao": lambda: _torchao(_TORCHAO[precision.id]),
+        "torchao": lambda: _torchao(precision.layout),
     }
     maker = makers.get(precision.method)
     return maker() if maker else None
@@ -146,9 +155,12 @@ def _bitsandbytes(options: list[str], offloads: bool) -> _Quantization:
     return _Quantization(("BitsAndBytesConfig",), tuple(_call("BitsAndBytesConfig", options)))
 
 
-def _torchao(config: str) -> _Quantization:
+def _torchao(layout: Layout | None) -> _Quantization:
+    assert layout is not None
+    module, config, told = _TORCHAO[layout]
+    options = ", ".join((*told, "set_inductor_config=False"))
     return _Quantization(
-        ("TorchAoConfig",), (f"TorchAoConfig({config}())",), (f"from torchao.quantization import {config}",)
+        ("TorchAoConfig",), (f"TorchAoConfig({config}({options}))",), (f"from {module} import {config}",)
     )
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterable
 from typing import Any
 
 from ..estimation.calculator import Estimate
+from .cells import csv_text, markdown_cell, markdown_row
 from .rows import VERDICT_WORDS
 
 # Columns of the CSV file, as `Estimate.as_data()` names what is in them; bytes come again as GB.
 _BYTES = ("footprint", "weights", "cache", "activation", "overhead", "total", "free")
-_RISKY = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes a cell for, that begins so
 
 
 def as_json(estimate: Estimate) -> str:
@@ -22,17 +19,8 @@ def as_json(estimate: Estimate) -> str:
 
 
 def as_csv(estimate: Estimate) -> str:
-    """A line a row, with the question in each, so that files can be put together (RFC 4180).
-
-    A text that a spreadsheet would take for a formula gets an apostrophe before it
-    (https://owasp.org/www-community/attacks/CSV_Injection).
-    """
-    lines = _records(estimate)
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(lines[0]) if lines else [], lineterminator="\r\n")
-    writer.writeheader()
-    writer.writerows({name: _harmless(value) for name, value in line.items()} for line in lines)
-    return out.getvalue()
+    """A line a row, with the question in each, so that files can be put together."""
+    return csv_text(_records(estimate))
 
 
 def as_markdown(estimate: Estimate) -> str:
@@ -43,16 +31,20 @@ def as_markdown(estimate: Estimate) -> str:
     head = ("Precision", "Verdict", "Weights", "Cache", "Activations", "Overhead", "Total", "Free", "Total, bytes")
     keys = ("weights", "cache", "activation", "overhead", "total", "free")
     lines = [
-        f"**{_cell(data['model']['id'])}** on {_cell(cards)} ({_gb(gpu['usable_bytes'])} usable), "
+        f"**{markdown_cell(data['model']['id'])}** on {markdown_cell(cards)} ({_gb(gpu['usable_bytes'])} usable), "
         f"{workload.context:,} tokens × {workload.batch}",
         "",
-        _row(head),
-        _row(["---", "---", *["---:"] * (len(head) - 2)]),
+        markdown_row(head),
+        markdown_row(["---", "---", *["---:"] * (len(head) - 2)]),
     ]
     for row in data["rows"]:
-        label = f"**{_cell(row['label'])}**" if row["precision"] == data["recommended"] else _cell(row["label"])
+        label = (
+            f"**{markdown_cell(row['label'])}**"
+            if row["precision"] == data["recommended"]
+            else markdown_cell(row["label"])
+        )
         sizes = [_gb(row[f"{key}_bytes"]) for key in keys]
-        lines.append(_row([label, VERDICT_WORDS[row["verdict"]], *sizes, f"{row['total_bytes']:,}"]))
+        lines.append(markdown_row([label, VERDICT_WORDS[row["verdict"]], *sizes, f"{row['total_bytes']:,}"]))
     return "\n".join([*lines, "", "GB are 10⁹ bytes. Recommended in bold.", ""])
 
 
@@ -83,22 +75,6 @@ def _of_row(row: dict[str, Any], recommended: bool) -> dict[str, Any]:
         "exact": row["exact"],
         "reason": row["reason"],
     }
-
-
-def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.lstrip(" ").startswith(_RISKY) else value
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _cell(text: str) -> str:
-    """Text that is nothing but text in a cell of a table."""
-    flat = " ".join(text.split())
-    for sign in "\\`*_[]<>|":
-        flat = flat.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
-    return flat
 
 
 def _gb(count: int) -> str:

@@ -4,7 +4,8 @@ const FIELDS = {
   model: '#model input', context: '#context input', batch: '#batch input', count: '#count input', ram: '#ram input',
   images: '#images input',
 };
-const ASKING = '#form-main, #form-workload, #model-chips, #ranking, #access';
+const ALWAYS = ['model', 'gpu', 'context']; // whatever they are: what an app opens with may be set otherwise
+const ASKING = '#form-main, #form-workload, #model-chips, #ranking, #access, #finetune-form, #finetune-steps';
 const TYPING_MS = 300; // browsers refuse more than about 100 changes in 30 s
 const SECRET = /hf_[A-Za-z0-9]{30,}/;
 const SPACES = 'https://huggingface.co';
@@ -74,14 +75,14 @@ function draft() {
   if (entry === null) return;
   const { defaults } = told();
   const preset = JSON.parse(defaults);
-  const names = answered.split('&').filter((pair) => pair && !(pair.split('=')[0] in FIELDS));
-  const pairs = [];
+  const pairs = new Map(answered.split('&').filter(Boolean).map((pair) => pair.split('=')));
   for (const [name, selector] of Object.entries(FIELDS)) {
     const value = document.querySelector(selector)?.value.trim() ?? '';
     const readable = encodeURIComponent(value).replace(/%(2F|3A|40|2C)/g, decodeURIComponent);
-    if (value && value !== preset[name]) pairs.push(`${name}=${readable}`);
+    if (value && (ALWAYS.includes(name) || value !== preset[name])) pairs.set(name, readable);
+    else pairs.delete(name);
   }
-  const query = withTab([...pairs, ...names].join('&'));
+  const query = withTab([...pairs].map((pair) => pair.join('=')).join('&'));
   if (SECRET.test(query)) return;
   drafted = true;
   try {
@@ -95,6 +96,15 @@ function link(row) {
   if (!row) return `${base}/?${withTab(answered)}`;
   const others = answered.split('&').filter((pair) => !pair.startsWith('precision='));
   return `${base}/?${[...others, `precision=${encodeURIComponent(row)}`].join('&')}`;
+}
+
+// The builder of embeds begins with what is asked here.
+for (const kind of ['pointerdown', 'focusin']) {
+  document.addEventListener(kind, (event) => {
+    const builder = event.target.closest?.('a[href*="/embed/builder"]');
+    if (!builder || answered === null) return;
+    builder.href = `${builder.href.split('?')[0]}?${answered}`;
+  }, true);
 }
 
 COPIES.link = (button) => link(button.dataset.row);

@@ -7,7 +7,7 @@ its history and the button that copies a link, is `address.js`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
@@ -19,11 +19,21 @@ from ..errors import QuantSpaceError
 from ..hub.demo import DEMO_ID, demo_config
 from ..hub.presence import hub_reachable
 from ..hub.reference import ModelRef, parse_reference
-from ..share.links import DEFAULT, State, from_query, public_base, to_query
+from ..share import finetuning
+from ..share.finetuning import Finetuning
+from ..share.links import DEFAULT, State, from_query, public_base, to_query, understood
 from .form import SMALL_MODELS
 from .render import render
 
-TABS = {"run": "run", "finetune": "finetune", "ranking": "ranking", "what-fits": "ranking", "fine-tune": "finetune"}
+TABS = {
+    "run": "run",
+    "finetune": "finetune",
+    "ranking": "ranking",
+    "what-fits": "ranking",
+    "fine-tune": "finetune",
+    "compare": "compare",
+    "lab": "lab",
+}
 _HUB = "https://huggingface.co"  # in links that outlive this app's own endpoint; understood everywhere
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{30,}")
 _SCRIPTS = ("copy.js", "address.js")
@@ -47,6 +57,11 @@ class Opened:
         return [
             state.model, state.gpu, str(state.context), state.batch, state.count, state.kv, state.ram, state.images
         ]  # fmt: skip
+
+    def controls(self) -> list[Any]:
+        """Of fine-tuning, in the order of its fields."""
+        chosen = self.state.finetuning
+        return [chosen.precision if name == "base" else getattr(chosen, name) for name in finetuning.FIELDS]
 
     @property
     def tab(self) -> str:
@@ -80,12 +95,13 @@ def opened(parameters: Mapping[str, str] | str) -> Opened:
     state, ignored = from_query(parameters)
     if state.tab and state.tab not in TABS:
         ignored = (*ignored, "tab")
-    return Opened(_with_model(state), ignored)
+    return Opened(_with_model(state, "context" in understood(parameters)), ignored)
 
 
 def query_of(
-    model: str, card: str, context: Any, batch: Any, count: Any, kv: str, ram: Any, images: Any, precision: str = ""
-) -> str | None:
+    model: str, card: str, context: Any, batch: Any, count: Any, kv: str, ram: Any, images: Any, precision: str = "",
+    tuned: Finetuning = DEFAULT.finetuning,
+) -> str | None:  # fmt: skip
     """The query that asks what a form asks; `None` where some of it is no value, or a secret."""
     given = {"gpu": card, "context": context, "batch": batch, "count": count, "kv": kv, "ram": ram, "images": images}
     state, ignored = from_query({name: "" if value is None else value for name, value in given.items()})
@@ -95,8 +111,16 @@ def query_of(
         named = spelled(parse_reference(model))
     except QuantSpaceError:
         return None
-    query = to_query(replace(state, model=named, precision=precision))
+    query = to_query(replace(state, model=named, precision=precision, finetuning=tuned))
     return None if _TOKEN.search(query) else query
+
+
+def tuned_by(controls: Sequence[Any]) -> Finetuning | None:
+    """What the controls of fine-tuning say, in the order of its fields; `None` where some of it is no value."""
+    try:
+        return finetuning.from_controls(dict(zip(finetuning.FIELDS, controls, strict=True)))
+    except (ValueError, KeyError, QuantSpaceError):
+        return None  # half typed: the tab itself says what is wrong
 
 
 def spelled(model: ModelRef) -> str:
@@ -107,10 +131,10 @@ def spelled(model: ModelRef) -> str:
     return f"{model.id}{revision}{f':{model.quant}' if model.quant else ''}"
 
 
-def _with_model(state: State) -> State:
+def _with_model(state: State, context_given: bool) -> State:
     if not state.model:
         first = SMALL_MODELS[0] if hub_reachable() else DEMO_ID
-        short = first == DEMO_ID and state.context == DEFAULT.context
+        short = first == DEMO_ID and not context_given
         context = demo_config()["max_position_embeddings"] if short else state.context
         return replace(state, model=first, context=context, revision=DEFAULT.revision)
     if state.revision == DEFAULT.revision:

@@ -1,22 +1,21 @@
-"""The chat beside the readout: settings, streaming, stop, retry, undo."""
+"""The chat beside the readout: ask, stop, retry, edit, undo, clear, and take the conversation along."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
 from typing import Any
 
 import gradio as gr
 
-from ..errors import QuantSpaceError
 from ..hub.demo import DEMO_ID
-from ..runtime import session
-from ..runtime.job import Failed, Job, Message, Phase, Sampling, Stats, Text
+from ..runtime.job import Job
+from ..runtime.remote import RemoteModel
 from ..settings import settings
-from .complaint import error_html, failed_html
-from .progress import ProgressView
-
-History = list[dict[str, Any]]
+from .conversation import History, stopped
+from .conversation_events import asked, cleared_of, edited, example, exported, reply, retried, undone
+from .conversation_file import FORMATS
 
 NOT_LOADED = "Press **Load** on a row above: the chat opens when its model is in memory."
 DEMO_QUESTIONS = (
@@ -25,12 +24,19 @@ DEMO_QUESTIONS = (
     "What is double quantization?",
     "Why does a long context cost memory?",
 )
-_STATS_BEGIN = "\n\n<small class='qs-stats'>"
-_STATS_END = "</small>"  # left open while an answer streams
 # The box is closed while an answer streams; whoever types with keys goes on where they were.
 _FOCUS = """() => setTimeout(() => matchMedia('(pointer: fine)').matches
-  && document.querySelector('#message textarea').focus({preventScroll: true}), 100)"""
-_ENDINGS = {"length": "cut at max new tokens", "stopped": "stopped"}
+  && document.querySelector('#message textarea')?.focus({preventScroll: true}), 100)"""
+COPY_WORDS = (files("quantspace.ui") / "chat_copy.js").read_text(encoding="utf-8")
+_DOWNLOAD = """(file) => {
+  if (!file?.text) return;
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([file.text], { type: file.type }));
+  link.download = file.name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}"""
+_QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 @dataclass
@@ -39,12 +45,15 @@ class Chat:
 
     panel: gr.Column
     bot: gr.Chatbot
-    box: gr.Textbox
+    box: gr.MultimodalTextbox
     send: gr.Button
     stop: gr.Button
     clear: gr.Button
+    restore: gr.Button
     status: gr.HTML
     settings: list[Any]
+    exports: dict[str, gr.Button]
+    file: gr.JSON
 
 
 def build_chat() -> Chat:
@@ -56,29 +65,42 @@ def build_chat() -> Chat:
             placeholder=NOT_LOADED,
             elem_id="chatbot",
             buttons=["copy"],
+            editable="user",
             feedback_options=None,
             layout="bubble",
             group_consecutive_messages=False,
         )
         status = gr.HTML(apply_default_css=False, elem_id="chat-status")
         with gr.Row(elem_id="chat-entry"):
-            box = gr.Textbox(
+            box = gr.MultimodalTextbox(
                 show_label=False,
                 label="Message",
                 placeholder="Ask something",
+                sources=[],
+                file_types=["image"],
+                file_count="multiple",
                 lines=1,
                 max_lines=6,
+                max_plain_text_length=settings().max_prompt_characters,  # a long text stays text when it is pasted
                 scale=6,
                 min_width=160,
                 container=False,
                 interactive=False,
+                submit_btn=False,
                 elem_id="message",
             )
             send = gr.Button("Send", variant="primary", min_width=70, scale=1, interactive=False, elem_id="send")
             stop = gr.Button("Stop", variant="stop", min_width=70, scale=1, visible=False, elem_id="stop")
             clear = gr.Button("Clear", min_width=70, scale=1, elem_id="clear")
+            restore = gr.Button("Undo clear", min_width=70, scale=1, visible=False, elem_id="undo-clear")
         values = _build_settings()
-    return Chat(panel, bot, box, send, stop, clear, status, values)
+        with gr.Row(elem_id="chat-exports"):
+            exports = {
+                name: gr.Button(f"Export as {kind.label}", size="sm", min_width=120, elem_id=f"export-{name}")
+                for name, kind in FORMATS.items()
+            }
+        file = gr.JSON(visible="hidden", elem_id="chat-file")
+    return Chat(panel, bot, box, send, stop, clear, restore, status, values, exports, file)
 
 
 def _build_settings() -> list[Any]:
@@ -100,157 +122,92 @@ def _build_settings() -> list[Any]:
     return [system, temperature, top_p, length, greedy]
 
 
-def opened(job: Job, has_template: bool) -> list[Any]:
-    """Updates of chatbot, message box and send button once `job`'s model is in memory."""
+def opened(job: Job | RemoteModel, has_template: bool, images: bool = False) -> list[Any]:
+    """Updates of chatbot, message box and send button once `job`'s model can be talked to."""
     examples = [{"text": question} for question in DEMO_QUESTIONS] if job.model_id == DEMO_ID else []
-    words = f"**{job.model_id}** at **{job.precision}** is in memory."
-    invitation = "Ask something" if has_template else "Type a beginning: the model continues it"
+    remote = isinstance(job, RemoteModel)
+    where = f"is asked at **{job.precision}**" if remote else f"at **{job.precision}** is in memory"
+    words = f"**{job.model_id}** {where}."
+    invitation = "Ask something, or attach an image" if images else "Ask something"
+    if not has_template:
+        words += " It brings no chat template: it continues a text instead of answering, and reads the last one alone."
+        invitation = "Type a beginning: the model continues it"
+    if context := getattr(job, "context", 0):
+        words += f" The last {context:,} tokens of a conversation are read, as estimated."
     return [
         gr.update(placeholder=words, examples=examples),
-        gr.update(interactive=True, placeholder=invitation),
+        gr.update(interactive=True, placeholder=invitation, sources=["upload"] if images else []),
         gr.update(interactive=True),
     ]
 
 
-def asked(text: str, history: History | None) -> tuple[str, History]:
-    """Put what was typed into the conversation and clear the box."""
-    text = (text or "").strip()
-    if not text:
-        return "", history or []
-    return "", [*(history or []), {"role": "user", "content": text}]
-
-
-def before(history: History, index: int | tuple[int, int]) -> History:
-    """The conversation up to and with the question that led to message `index`."""
-    position = index[0] if isinstance(index, tuple) else index
-    while position >= 0 and history[position]["role"] != "user":
-        position -= 1
-    return history[: position + 1]
-
-
-def reply(
-    history: History,
-    job: Job | None,
-    system: str,
-    temperature: float,
-    top_p: float,
-    max_new_tokens: int,
-    greedy: bool,
-) -> Iterator[tuple[Any, str]]:
-    """Stream the answer to the last question: yields the conversation and the status line."""
-    if job is None or not history or history[-1]["role"] != "user":
-        yield history, ""
-        return
-    try:
-        sampling = Sampling(temperature, top_p, max_new_tokens, bool(greedy))
-    except QuantSpaceError as error:
-        yield gr.skip(), error_html(error)
-        return
-    view = ProgressView(f"{job.model_id} · {job.precision}")
-    answer = ""
-    for event in session.chat(job, _messages(history, system), sampling):
-        if isinstance(event, Text):
-            answer += event.piece
-            if event.piece:
-                yield [*history, {"role": "assistant", "content": _with_stats(answer, event.so_far, job)}], ""
-            else:
-                yield gr.skip(), gr.skip()  # a sign of life, so that a stop is noticed
-        elif isinstance(event, Stats):
-            yield [*history, {"role": "assistant", "content": _with_stats(answer, event, job)}], ""
-        elif isinstance(event, Failed):
-            shown = [{"role": "assistant", "content": answer}] if answer else []
-            yield [*history, *shown], failed_html(event)
-            return
-        elif isinstance(event, Phase):
-            yield gr.skip(), view.html(event)
-
-
-def stopped(history: History) -> History:
-    """Mark the answer that was being streamed, or had not begun, as stopped."""
-    if not history:
-        return history
-    if history[-1]["role"] == "user":
-        return [*history, {"role": "assistant", "content": f"(no words){_STATS_BEGIN}stopped{_STATS_END}"}]
-    text = _text(history[-1]["content"])
-    if _STATS_BEGIN not in text or text.endswith(_STATS_END):
-        return history
-    return [*history[:-1], {"role": "assistant", "content": text.removesuffix("…") + " · stopped" + _STATS_END}]
-
-
-def _messages(history: History, system: str) -> list[Message]:
-    messages = [Message("system", system.strip())] if system and system.strip() else []
-    return [*messages, *(Message(turn["role"], said(turn["content"])) for turn in history)]
-
-
-def said(content: Any) -> str:
-    """The words of a message, without the statistics beneath an answer."""
-    return _text(content).partition(_STATS_BEGIN)[0]
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join(block.get("text", "") for block in content if isinstance(block, dict))
-
-
-def _with_stats(answer: str, stats: Stats, job: Job) -> str:
-    parts = [job.precision, f"{stats.new_tokens} tokens"]
-    if stats.tokens_per_s is not None:
-        parts.append(f"{stats.tokens_per_s:.1f} tokens/s")
-    if stats.first_token_s is not None:
-        parts.append(f"first token after {stats.first_token_s:.2f} s")
-    parts.append(f"prompt {stats.prompt_tokens} tokens")
-    if stats.ended in _ENDINGS:
-        parts.append(_ENDINGS[stats.ended])
-    if stats.dropped_turns:
-        parts.append(f"left out, since the context is full: the oldest {stats.dropped_turns} of the messages")
-    end = "…" if stats.ended == "running" else _STATS_END
-    return f"{answer or '(no words)'}{_STATS_BEGIN}{' · '.join(parts)}{end}"
-
-
 def wire_chat(chat: Chat, job: gr.State) -> None:
-    """Send, stop, retry, undo and clear, for the model of `job`."""
+    """Send, stop, retry, edit, undo, clear and export, for the model of `job`."""
+    resort = gr.State(None)
+    cleared = gr.State(None)
+    running = {"fn": lambda: _stoppable(True), "inputs": None, "outputs": _entry(chat)} | _QUICK
+    idle = running | {"fn": lambda: _stoppable(False)}
     streaming = {
         "fn": reply,
-        "inputs": [chat.bot, job, *chat.settings],
-        "outputs": [chat.bot, chat.status],
+        "inputs": [chat.bot, job, resort, *chat.settings],
+        "outputs": [chat.bot, chat.status, chat.box],
         "show_progress": "hidden",
         "concurrency_limit": 8,
         "api_visibility": "private",
     }
-    quick = {"show_progress": "hidden", "api_visibility": "private"}
-    running = ({"fn": lambda: _stoppable(True)} | quick) | {"inputs": None, "outputs": [chat.send, chat.stop, chat.box]}
-    idle = running | {"fn": lambda: _stoppable(False)}
-
     answers = []
     for start in (
-        gr.on([chat.box.submit, chat.send.click], asked, [chat.box, chat.bot], [chat.box, chat.bot], **quick),
-        chat.bot.example_select(_example, chat.bot, chat.bot, **quick),
-        chat.bot.retry(_retried, chat.bot, chat.bot, **quick),
+        gr.on(
+            [chat.box.submit, chat.send.click],
+            asked,
+            [chat.box, chat.bot],
+            [chat.box, chat.bot, resort, chat.status],
+            **_QUICK,
+        ),
+        chat.bot.example_select(example, chat.bot, [chat.bot, resort], **_QUICK),
+        chat.bot.retry(retried, chat.bot, [chat.bot, resort], **_QUICK),
+        chat.bot.edit(edited, chat.bot, [chat.bot, resort], **_QUICK),
     ):
         answer = start.then(**running).then(**streaming)
         answer.then(**idle).then(None, js=_FOCUS)
         answers.append(answer)
     chat.stop.click(
-        lambda history: (stopped(history), ""), chat.bot, [chat.bot, chat.status], cancels=answers, **quick
-    ).then(stopped, chat.bot, chat.bot, **quick).then(**idle)  # again: a piece under way may have come after it
-    chat.bot.undo(_undone, chat.bot, [chat.bot, chat.box], **quick)
-    chat.clear.click(lambda: ([], ""), None, [chat.bot, chat.status], cancels=answers, **quick).then(**idle)
+        lambda history: (stopped(history), ""), chat.bot, [chat.bot, chat.status], cancels=answers, **_QUICK
+    ).then(stopped, chat.bot, chat.bot, **_QUICK).then(**idle)  # again: a piece under way may have come after it
+    chat.bot.undo(undone, chat.bot, [chat.bot, chat.box], **_QUICK)
+    _wire_clear(chat, cleared, answers, idle)
+    _wire_exports(chat)
 
 
-def _example(event: gr.SelectData, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [*(history or []), {"role": "user", "content": event.value["text"]}]
+def _wire_clear(chat: Chat, cleared: gr.State, answers: list[Any], idle: dict[str, Any]) -> None:
+    buttons = [chat.clear, chat.restore]
+    emptied = chat.clear.click(cleared_of, chat.bot, [chat.bot, chat.status, cleared], cancels=answers, **_QUICK)
+    emptied = emptied.then(lambda: [], None, chat.bot, **_QUICK).then(**idle)  # a piece under way, as above
+    emptied.then(_restorable, cleared, buttons, **_QUICK)
+    restored = chat.restore.click(lambda kept: (kept or [], None), cleared, [chat.bot, cleared], **_QUICK)
+    restored.then(_restorable, cleared, buttons, **_QUICK)
 
 
-def _retried(event: gr.RetryData, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return before(history, event.index)
+def _wire_exports(chat: Chat) -> None:
+    for name, button in chat.exports.items():
+        button.click(
+            partial(exported, name),
+            [chat.bot, chat.settings[0]],
+            [chat.file, chat.status],
+            **_QUICK,
+        ).then(None, chat.file, None, js=_DOWNLOAD)
 
 
-def _undone(event: gr.UndoData, history: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Any]:
-    kept = before(history, event.index)
-    return kept[:-1], said(kept[-1]["content"]) if kept else gr.skip()
+def _restorable(kept: History | None) -> tuple[Any, Any]:
+    return gr.update(visible=not kept), gr.update(visible=bool(kept))
 
 
-def _stoppable(running: bool) -> tuple[Any, Any, Any]:
+def _entry(chat: Chat) -> list[Any]:
+    return [chat.send, chat.stop, chat.box, chat.clear, chat.restore]
+
+
+def _stoppable(running: bool) -> tuple[Any, ...]:
     """Send gives way to Stop while an answer streams; a question sent meanwhile would be lost."""
-    return gr.update(visible=not running), gr.update(visible=running), gr.update(interactive=not running)
+    shown = gr.update(visible=True) if running else gr.skip()
+    gone = gr.update(visible=False) if running else gr.skip()
+    return gr.update(visible=not running), gr.update(visible=running), gr.update(interactive=not running), shown, gone

@@ -14,9 +14,11 @@ from ..errors import QuantSpaceError
 from ..estimation.calculator import Estimate, estimate
 from ..hub.reference import ModelRef, parse_reference
 from ..runtime.measured_speed import measurements
+from ..share.finetuning import FIELDS, Finetuning
 from .access import FORGET, Access, token_of
-from .address import Opened, address_html, opened, query_of
+from .address import Opened, address_html, opened, query_of, tuned_by
 from .complaint import error_html
+from .finetune_view import FinetuneForm, filled
 from .fit_table import table_html, waiting_html
 from .form import Form, chips_html, chosen
 from .model_field import SETTLED_MODEL
@@ -45,6 +47,7 @@ def show_estimate(
     images: float,
     typed_token: str,
     asked_row: tuple[str, str],
+    tuned: Finetuning,
     oauth: gr.OAuthToken | None,
     request: gr.Request,
 ) -> Iterator[tuple[Any, Any, Any]]:
@@ -70,7 +73,7 @@ def show_estimate(
     if _newest.get(session) is not mine:
         yield gr.skip(), gr.skip(), gr.skip()
         return
-    query = query_of(model, card, context, batch, count, kv, ram, images, row)
+    query = query_of(model, card, context, batch, count, kv, ram, images, row, tuned)
     yield *answer, gr.skip() if query is None else address_html(query)
 
 
@@ -95,10 +98,14 @@ def wire_estimate(
     link_note: gr.HTML,
     address: gr.HTML,
     tabs: gr.Tabs,
+    training: FinetuneForm,
 ) -> None:
-    """Ask anew whenever a value of the form is settled, a token is given or forgotten, or an address is gone to."""
-    asked_row = gr.State(("", ""))
-    inputs = [*form.inputs(), access.token, asked_row]
+    """Ask anew whenever a value of the form is settled, a token is given or forgotten, or an address is gone to.
+
+    The controls of fine-tuning ask for no table: the address alone follows them.
+    """
+    asked_row, tuned = gr.State(("", "")), gr.State(Finetuning())
+    inputs = [*form.inputs(), access.token, asked_row, tuned]
     show = {"fn": show_estimate, "inputs": inputs, "outputs": [table, complaint, address], **QUIETLY}
     settled = [form.model.submit, access.token.submit, access.use.click]
     changed = [part.input for part in form.inputs() if part is not form.model]
@@ -107,7 +114,11 @@ def wire_estimate(
     gr.on([button.click, *settled], **show)
     access.forget.click(None, None, access.token, js=FORGET).then(**show)
     chips.click(chosen, None, form.model, **_QUICK).then(**show)
-    of_link = [*form.inputs(), asked_row, link_note, tabs]
+    controls = training.inputs()
+    gr.on(
+        [part.input for part in controls], _tuned, [*form.inputs(), asked_row, *controls], [tuned, address], **QUIETLY
+    )
+    of_link = [*form.inputs(), asked_row, link_note, tabs, tuned, *controls]
     page.load(_open, None, [*of_link, chips], **_QUICK).then(**show)
     address.click(_go, None, of_link, trigger_mode="multiple", **_QUICK).then(**show)
 
@@ -123,4 +134,15 @@ def _go(event: gr.EventData) -> list[Any]:
 def _filled(link: Opened) -> list[Any]:
     """What a link makes of the form, the row to be marked, the note about what was not understood, and the tabs."""
     ignored = render("ignored", names=link.ignored) if link.ignored else ""
-    return [*link.values(), link.asked_row, ignored, gr.Tabs(selected=link.tab)]
+    tabs = gr.Tabs(selected=link.tab)
+    return [*link.values(), link.asked_row, ignored, tabs, link.state.finetuning, *filled(link.controls())]
+
+
+def _tuned(*given: Any) -> tuple[Any, Any]:
+    """What the controls of fine-tuning say, and the address with it; neither while one of them is half typed."""
+    place = len(given) - len(FIELDS)
+    *values, asked_row = given[:place]
+    tuned = tuned_by(given[place:])
+    row = asked_row[1] if asked_row[0] == values[0] else ""
+    query = query_of(*values, row, tuned) if tuned else None
+    return (gr.skip(), gr.skip()) if query is None else (tuned, address_html(query))

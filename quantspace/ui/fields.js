@@ -2,7 +2,7 @@
 // left without a choice shows what it showed before. Enter takes what is typed, a choice of the list or not.
 () => {
   const SELECTED = '#model input, input[role=combobox]';
-  const DROPDOWN = '.gradio-container input[role=combobox]:not(#model input)';
+  const DROPDOWN = '.gradio-container input[role=combobox]:not(#model input, #engine-model input)';
   let fresh = null; // the field that the press under way has entered
   let entered = null; // what the focused drop-down showed when it was entered; null once something is taken
 

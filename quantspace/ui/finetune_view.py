@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillWorking
 from dataclasses import dataclass, fields
@@ -19,6 +19,7 @@ from ..estimation.training.optimizers import OPTIMIZERS
 from ..estimation.training.workload import METHODS, FinetuneWorkload
 from ..hub.reference import parse_reference
 from ..precision import PRECISIONS
+from ..share.finetuning import Finetuning
 from .access import token_of
 from .complaint import error_html
 from .fit_table import VERDICT_WORDS
@@ -36,14 +37,14 @@ _TARGETS = [("All linear layers", "all-linear"), ("Attention: what PEFT takes by
 
 @dataclass
 class FinetuneForm:
-    """The controls of training, in the order in which the handler takes their values."""
+    """The controls of training, in the order in which handlers take their values: that of `Finetuning`."""
 
     method: gr.Dropdown
     base: gr.Dropdown
     rank: gr.Number
     targets: gr.Dropdown
-    batch: gr.Number
     sequence: gr.Number
+    step_batch: gr.Number
     optimizer: gr.Dropdown
     checkpointing: gr.Checkbox
 
@@ -53,19 +54,26 @@ class FinetuneForm:
 
 def build_finetune() -> tuple[FinetuneForm, gr.HTML]:
     """Lay the controls and the place of the answer out in the current Blocks."""
+    first = Finetuning()
     with gr.Row(elem_id="finetune-form"):
-        method = gr.Dropdown(_METHODS, value="qlora", label="Method", min_width=230, scale=2)
-        base = gr.Dropdown(_choices("qlora"), value="nf4-dq", label="Base weights", min_width=210)
-        rank = gr.Number(16, label="Rank", info="of the adapters", min_width=90, precision=0)
-        targets = gr.Dropdown(_TARGETS, value="all-linear", label="Adapted layers", min_width=230, scale=2)
-    with gr.Row():
-        sequence = gr.Number(2048, label="Sequence", info="tokens", min_width=100, precision=0)
-        batch = gr.Number(1, label="Batch", info="sequences a step", min_width=90, precision=0)
-        optimizer = gr.Dropdown(list(OPTIMIZERS), value="paged-adamw-8bit", label="Optimizer", min_width=190)
-        checkpointing = gr.Checkbox(True, label="Gradient checkpointing", min_width=190)
+        method = gr.Dropdown(_METHODS, value=first.method, label="Method", min_width=230, scale=2)
+        base = gr.Dropdown(
+            _choices(first.method),
+            value=first.precision,
+            label="Base weights",
+            min_width=210,
+            allow_custom_value=True,  # while the method changes, a question may come with the base before it
+        )
+        rank = gr.Number(first.rank, label="Rank", info="of the adapters", min_width=90, precision=0)
+        targets = gr.Dropdown(_TARGETS, value=first.targets, label="Adapted layers", min_width=230, scale=2)
+    with gr.Row(elem_id="finetune-steps"):
+        sequence = gr.Number(first.sequence, label="Sequence", info="tokens", min_width=100, precision=0)
+        batch = gr.Number(first.step_batch, label="Batch", info="sequences a step", min_width=90, precision=0)
+        optimizer = gr.Dropdown(list(OPTIMIZERS), value=first.optimizer, label="Optimizer", min_width=190)
+        checkpointing = gr.Checkbox(first.checkpointing, label="Gradient checkpointing", min_width=190)
     answer = gr.HTML(apply_default_css=False, elem_id="finetune-answer")
-    method.change(_base_of, method, base, show_progress="hidden", api_visibility="private")
-    return FinetuneForm(method, base, rank, targets, batch, sequence, optimizer, checkpointing), answer
+    method.input(_base_of, method, base, show_progress="hidden", api_visibility="private")
+    return FinetuneForm(method, base, rank, targets, sequence, batch, optimizer, checkpointing), answer
 
 
 def show_finetune(
@@ -102,7 +110,13 @@ def finetune_html(inventory: Inventory, fit: FinetuneFit, watching: bool = False
     )
 
 
-_NAMES = ("method", "precision", "rank", "targets", "batch", "sequence", "optimizer", "checkpointing")
+_NAMES = ("method", "precision", "rank", "targets", "sequence", "batch", "optimizer", "checkpointing")
+
+
+def filled(controls: Sequence[Any]) -> list[Any]:
+    """What a link makes of the form: its values, with the bases that the method takes."""
+    method, base, *others = controls
+    return [method, gr.update(choices=_choices(method), value=base), *others]
 
 
 def _choices(method: str) -> list[tuple[str, str]]:

@@ -144,7 +144,7 @@ def headline(estimate: Estimate) -> str:
 def _unloadable(row: FitRow) -> str:
     if row.precision.engine != "transformers":
         return f" It runs in {row.precision.engine}; this app does not load it."
-    return " It is estimated only: this app can't load it yet." if row.precision.missing else ""
+    return f" {row.why_not}" if refusal_to_load(row.demand.inventory) is None else ""
 
 
 def _way_out(estimate: Estimate) -> str:

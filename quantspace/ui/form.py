@@ -74,7 +74,7 @@ def build_form() -> tuple[Form, gr.HTML, gr.Button]:
         batch = gr.Number(1, label="Batch", info="sequences", min_width=90, elem_id="batch")
         count = gr.Number(1, label="GPUs", info="1 to 8", min_width=80, elem_id="count")
         kv = gr.Dropdown(
-            list(KV_DTYPES), value="auto", label="Cache dtype", info="auto: the model's", min_width=120, elem_id="kv"
+            list(KV_DTYPES), value="auto", label="Cache dtype", info="of the estimate", min_width=120, elem_id="kv"
         )
         ram = gr.Number(
             DEFAULT_RAM_GB, label="System RAM", info="GB, for layers left over", min_width=130, elem_id="ram"

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from ..precision import PRECISIONS
+from ..errors import QuantSpaceError, shorten
+from ..precision import label_of
 from ..runtime import session
-from ..runtime.job import Failed, Job, Loaded, Phase
+from ..runtime.job import Event, Failed, Job, Loaded, Phase
 from .access import token_of
 from .chat_view import Chat, opened
-from .complaint import failed_html
+from .complaint import error_html, failed_html
+from .options_view import OptionsPlace, build_options, options_of
 from .progress import ProgressView
 from .readout_view import readout_html
 from .render import render
+
+log = logging.getLogger(__name__)
 
 _SCROLL_TO_RUN = """() => document.getElementById('run').scrollIntoView({
   behavior: matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth', block: 'start'})"""
@@ -29,15 +34,17 @@ _ANNOUNCE_LOADED = "watch('value', () => document.dispatchEvent(new Event('quant
 class LoadPlace:
     """The components between the table and the chat."""
 
+    options: OptionsPlace
     progress: gr.HTML
     cancel: gr.Button
 
 
 def build_load() -> LoadPlace:
     """Lay out where loading is told about, in the current Blocks."""
+    options = build_options()
     progress = gr.HTML(apply_default_css=False, elem_id="load-progress")
     cancel = gr.Button("Cancel loading", visible=False, size="sm", elem_id="cancel")
-    return LoadPlace(progress, cancel)
+    return LoadPlace(options, progress, cancel)
 
 
 def build_readout() -> gr.HTML:
@@ -51,7 +58,7 @@ def wire_load(table: gr.HTML, token: gr.Textbox, place: LoadPlace, readout: gr.H
     table.click(None, js=_SCROLL_TO_RUN)
     loading = table.click(
         load_row,
-        token,
+        [token, *place.options.form.inputs()],
         [place.progress, place.cancel, readout, job, chat.bot, chat.box, chat.send],
         concurrency_limit=4,
         trigger_mode="multiple",  # "once" would swallow a press right after a cancel
@@ -61,13 +68,18 @@ def wire_load(table: gr.HTML, token: gr.Textbox, place: LoadPlace, readout: gr.H
     place.cancel.click(lambda: stopped, None, [place.progress, place.cancel], cancels=[loading], **quick)
 
 
-def load_row(event: gr.EventData, oauth: gr.OAuthToken | None, typed_token: str) -> Iterator[list[Any]]:
-    """Load the row whose button was pressed: progress, then the readout and an open chat."""
+def load_row(event: gr.EventData, oauth: gr.OAuthToken | None, typed_token: str, *chosen: Any) -> Iterator[list[Any]]:
+    """Load the row whose button was pressed as the options say: progress, then the readout and an open chat."""
+    try:
+        options = options_of(*chosen)
+    except QuantSpaceError as error:
+        yield _loading(error_html(error), gr.update(visible=False))
+        return
     model, precision = str(event.model), str(event.precision)
-    label = PRECISIONS[precision].label if precision in PRECISIONS else precision
-    view = ProgressView(f"{model[:80]} · {label}")
+    view = ProgressView(f"{model[:80]} · {label_of(precision)}")
     job: Job | None = None
-    for step in session.load_model(model, precision, str(event.revision), token_of(typed_token, oauth)):
+    found = (model, precision, str(event.revision), token_of(typed_token, oauth), options, _context(event))
+    for step in _steps(*found):
         if isinstance(step, Job):
             job = step
         elif isinstance(step, Phase):
@@ -76,7 +88,29 @@ def load_row(event: gr.EventData, oauth: gr.OAuthToken | None, typed_token: str)
             yield _loading(failed_html(step), gr.update(visible=False))
         elif isinstance(step, Loaded):
             html = readout_html(job, step.readout, str(event.revision))
-            yield ["", gr.update(visible=False), html, job, *opened(job, step.readout.chat_template)]
+            yield [
+                "",
+                gr.update(visible=False),
+                html,
+                job,
+                *opened(job, step.readout.chat_template, step.readout.images),
+            ]
+
+
+def _steps(*found: Any) -> Iterator[Event | Job]:
+    """What a load tells; an error of our own too is said in words, where Gradio would say “Error”."""
+    try:
+        yield from session.load_model(*found)
+    except Exception as error:  # the page's seam: whatever it is, the next press works
+        log.exception("a load broke")
+        name = type(error).__name__
+        yield Failed("internal", f"Something broke here: {name}: {shorten(str(error), 200)}", "Try again.")
+
+
+def _context(event: gr.EventData) -> int:
+    """Tokens that the row's estimate counted, for the chat to keep to."""
+    told = str(getattr(event, "context", ""))
+    return int(told) if told.isascii() and told.isdigit() else 0
 
 
 def _loading(progress: str, cancel: Any) -> list[Any]:

@@ -13,12 +13,18 @@ from ..runtime import gpu
 from ..share.links import State, card_url, public_base
 from .access import OPEN_ON_CLICK, Access, build_access, wire_access
 from .address import build_address
-from .chat_view import build_chat, wire_chat
+from .benchmark_view import build_benchmarks, wire_benchmarks
+from .chat_view import COPY_WORDS, build_chat, wire_chat
+from .compare_view import build_compare, wire_compare
+from .engine_view import build_engines, wire_engines
 from .estimate_view import QUIETLY, wire_estimate
 from .finetune_view import FinetuneForm, build_finetune, show_finetune
 from .fit_table import build_fit_table
 from .form import WELL_KNOWN, Form, build_form, chosen
+from .kept_view import build_kept, wire_kept
+from .lab_view import build_lab, wire_lab
 from .load_view import build_load, build_readout, wire_load
+from .options_view import wire_options
 from .ranking_view import build_ranking, show_ranking
 from .render import render
 from .theme import CSS, DESCRIPTION, HEAD, THEME
@@ -27,7 +33,7 @@ TITLE = "QuantSpace: will this model fit my GPU?"
 _FIELDS = (files("quantspace.ui") / "fields.js").read_text(encoding="utf-8")
 
 # Gradio's containers are there from the start, so that a screen reader tells what is put into them.
-_ANNOUNCE = """() => document.querySelectorAll('#complaint, #load-progress, #chat-status')
+_ANNOUNCE = """() => document.querySelectorAll('#complaint, #load-progress, #chat-status, #compare-progress')
   .forEach((place) => place.setAttribute('aria-live', 'polite'))"""
 
 # Gradio calls the chat's examples a list, and their buttons no items of it.
@@ -59,14 +65,21 @@ def build_page() -> gr.Blocks:
                 table = build_fit_table()
                 with gr.Column(elem_id="run"):
                     loading = build_load()
+                    elsewhere = build_engines()
                     with gr.Row(equal_height=False):
                         with gr.Column(min_width=320, scale=1):
                             readout = build_readout()
+                            keeping = build_kept()
+                            benching = build_benchmarks()
                         chat = build_chat()
+            with gr.Tab("Compare", id="compare") as compare_tab:
+                comparison = build_compare()
             with gr.Tab("Fine-tune", id="finetune") as finetune_tab:
                 training, trained = build_finetune()
             with gr.Tab("What fits?", id="ranking") as ranking_tab:
                 ranking = build_ranking()
+            with gr.Tab("Lab", id="lab"):
+                lab = build_lab()
         gr.HTML(render("footer"), apply_default_css=False)
         job = gr.State(None)
 
@@ -74,12 +87,22 @@ def build_page() -> gr.Blocks:
         page.load(None, js=_FIELDS)
         page.load(None, js=_GROUP_EXAMPLES)
         page.load(None, js=OPEN_ON_CLICK)
-        wire_estimate(page, form, chips, button, access, table, complaint, link_note, address, tabs)
+        page.load(None, js=COPY_WORDS)
+        wire_estimate(page, form, chips, button, access, table, complaint, link_note, address, tabs, training)
         wire_access(access)
         _wire_finetune(form, access, training, trained, finetune_tab, button)
         _wire_ranking(form, ranking, ranking_tab, button)
         wire_load(table, access.token, loading, readout, job, chat)
+        wire_options(loading.options, form, access, button, job)
+        if elsewhere is not None:
+            wire_engines(page, elsewhere, readout, job, chat)
+        wire_kept(keeping, job, access.token, readout)
+        if benching is not None:
+            wire_benchmarks(benching, job)
         wire_chat(chat, job)
+        wire_lab(lab)
+        asked = [compare_tab.select, form.model.submit, button.click]
+        wire_compare(comparison, form.model, access.token, asked)
     return page
 
 

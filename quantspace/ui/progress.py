@@ -21,7 +21,7 @@ class ProgressView:
     def html(self, phase: Phase) -> str:
         if phase.name != self.phase:
             self.phase, self.started = phase.name, time.monotonic()
-        words = getattr(self, f"_{phase.name}")(phase)
+        words = getattr(self, f"_{phase.name}", self._task)(phase)
         share = 100 * phase.done / phase.total if phase.total else None
         return render("progress", title=self.title, words=words, share=share)
 
@@ -43,3 +43,6 @@ class ProgressView:
 
     def _generate(self, _: Phase) -> str:
         return "Reading the prompt…"
+
+    def _task(self, phase: Phase) -> str:
+        return f"{phase.name}: {phase.done:,} of {phase.total:,}" if phase.total else f"{phase.name}…"

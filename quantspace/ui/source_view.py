@@ -82,7 +82,7 @@ def asked_row(inventory: Inventory, asked: ModelRef | None) -> tuple[str | None,
 
 
 def on_top(row: FitRow, estimate: Estimate) -> bool:
-    """Whether a row is among the first: what this app can run, or what the model came in."""
+    """Whether a row is among the first: what most readers look for, or what the model came in."""
     if only_gguf(estimate.inventory):
         return row.file is not None
-    return not row.precision.missing or row.precision.id in ("native", "nf4-moe")
+    return row.precision.usual

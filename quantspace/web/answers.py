@@ -21,6 +21,7 @@ from ..estimation.weights import stored_tensors, weight_bytes
 from ..hub.reference import parse_reference
 from ..precision import PRECISIONS, Precision
 from ..runtime.measured_speed import measurements
+from ..share.spelling import find_spelling
 
 COMPARED = ("native", "bf16", "int8", "nf4-dq")  # those that mean something for the model
 
@@ -57,7 +58,7 @@ def inventory(
 ) -> dict[str, Any]:
     """Every layer of a model with its bytes by storage dtype, before anything is loaded."""
     found = inventory_for(parse_reference(model, revision), token)
-    wanted = precision_for(found, precision)
+    wanted = precision_for(found, find_spelling(precision) or precision)
     if not applies(wanted, found):
         raise BadInput(f"{wanted.label} means nothing for {found.model_id}.", "Ask for another precision.")
     tensors = stored_tensors(found, wanted)
@@ -178,9 +179,9 @@ def inspect(model: str, revision: str = "main", *, token: str | None = None) -> 
 
 
 def _names(given: str | Sequence[str]) -> list[str]:
-    """Names from `bf16,nf4` or from a list, each once; empty where none is given."""
+    """Ids from `bf16,nf4` or from a list, in whatever spelling, each once; empty where none is given."""
     named = given.split(",") if isinstance(given, str) else [str(name) for name in given]
-    return list(dict.fromkeys(name.strip() for name in named if name.strip()))
+    return list(dict.fromkeys(find_spelling(name) or name.strip() for name in named if name.strip()))
 
 
 def _against(row: dict[str, Any], baseline: dict[str, Any], parameters: int) -> dict[str, Any]:

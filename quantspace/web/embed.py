@@ -13,7 +13,6 @@ from functools import lru_cache
 from hashlib import sha256
 from importlib.resources import files
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,11 +24,11 @@ from ..estimation.hardware import gpus
 from ..precision import PRECISIONS
 from ..share.links import DEFAULT
 from ..share.rows import gpu_words
-from ..units import gb
 from .embed_asked import PART, Asked, read_asked
 from .embed_builder import PLACES, snippets
 from .embed_options import COLUMNS, LOCKABLE, THEMES, Options, Shade, accent_on
 from .embed_table import Table, table_of
+from .rendering import render
 from .responses import kept, status_of, unexpected
 from .workers import Workers
 
@@ -71,23 +70,20 @@ def _handler(workers: Workers, template: str) -> Callable[[Request], Awaitable[R
 
 
 def _page(name: str, asked: Asked, table: Table | None, error: QuantSpaceError | None, style: str) -> bytes:
-    html = (
-        _environment()
-        .get_template(f"{name}.html")
-        .render(
-            asked=asked,
-            state=asked.state,
-            options=asked.options,
-            table=table,
-            error=error,
-            style=Markup(style),
-            script=Markup(_asset("embed.js")),
-            gpus=gpus(),
-            passed_on=_passed_on(asked),
-            snippets=snippets(asked, _card_name(asked)),
-            places=PLACES,
-            choices={"themes": THEMES, "lock": LOCKABLE, "columns": COLUMNS, "rows": PRECISIONS},
-        )
+    html = render(
+        name,
+        asked=asked,
+        state=asked.state,
+        options=asked.options,
+        table=table,
+        error=error,
+        style=Markup(style),
+        script=Markup(_asset("embed.js")),
+        gpus=gpus(),
+        passed_on=_passed_on(asked),
+        snippets=snippets(asked, _card_name(asked)),
+        places=PLACES,
+        choices={"themes": THEMES, "lock": LOCKABLE, "columns": COLUMNS, "rows": PRECISIONS},
     )
     return html.encode()
 
@@ -128,9 +124,7 @@ def _policy(style: str) -> str:
 @lru_cache(maxsize=64)
 def _style(options: Options) -> str:
     """The styles with the colours of a theme. An accent is six hexadecimal digits by now."""
-    light, dark = (
-        f"{_asset(f'{shade}.css')}--accent:{accent_on(options.accent, shade)}" for shade in ("light", "dark")
-    )
+    light, dark = _colours(options.accent, "light"), _colours(options.accent, "dark")
     themes = {
         "light": f":root{{color-scheme:light;{light}}}",
         "dark": f":root{{color-scheme:dark;{dark}}}",
@@ -151,16 +145,3 @@ def _asset(name: str) -> str:
 @lru_cache(maxsize=64)
 def _hash(text: str) -> str:
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("quantspace.web"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["gb"] = gb
-    return environment

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from starlette.datastructures import QueryParams
 
 from ..errors import QuantSpaceError, shorten
-from ..share.links import read_precision
+from ..share.spelling import read_precision
 
 Theme = Literal["auto", "light", "dark"]
 Shade = Literal["light", "dark"]

@@ -24,6 +24,8 @@ from ..share.rows import (
 from ..units import exact, gb
 from .embed_options import EVERY_ROW, Options
 
+_BREADTHS = {"context": 2, "batch": 2}  # their words need more room than one figure of bytes
+_BREADTH = 4  # for which a line of 700 pixels has room
 _BAR_MARGIN = 1.04  # the longest bar, or the card's line, ends a little before the edge
 
 
@@ -70,6 +72,7 @@ class Table:
 
     Attributes:
         card: where the card's memory ends, in percent of the scale.
+        many: whether a row has more figures than a line of a narrow page has room for.
     """
 
     model: str
@@ -82,6 +85,7 @@ class Table:
     lines: tuple[Line, ...]
     card: float
     notes: tuple[str, ...]
+    many: bool
 
 
 def table_of(state: State, options: Options) -> Table:
@@ -114,6 +118,7 @@ def lay_out(told: Estimate, state: State, options: Options) -> Table:
         lines=tuple(_line(row, options.columns, scale, recommended, asked) for row in rows),
         card=100 * usable / scale,
         notes=(*missing, *absent, *filter(None, [told.inventory.weights_only]), *told.notes),
+        many=sum(_BREADTHS.get(name, 1) for name in options.columns if name in _CELLS) > _BREADTH,
     )
 
 

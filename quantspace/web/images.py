@@ -23,8 +23,8 @@ from ..errors import QuantSpaceError
 from ..estimation.calculator import Estimate, estimate
 from ..share.badge import badge_svg, error_badge
 from ..share.card import card_svg, error_card
-from ..share.links import read_precision
 from ..share.png import png
+from ..share.spelling import read_precision
 from .endpoints import ENDPOINTS
 from .parameters import read
 from .responses import kept, unexpected

@@ -7,13 +7,12 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from .definitions import whole_schema
 from .endpoints import ENDPOINTS, SCHEMA, Endpoint
 from .images import IMAGES, Image
 from .images import PARAMETERS as OF_IMAGES
 from .parameters import PARAMETERS, Parameter
+from .rendering import render
 from .responses import JSON
 from .tools import TOOLS
 
@@ -72,11 +71,8 @@ def docs_page(base_url: str) -> str:
     Args:
         base_url: address of this server, for examples that can be copied.
     """
-    environment = Environment(
-        loader=PackageLoader("quantspace.web"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("docs.html").render(
+    return render(
+        "docs",
         base_url=base_url,
         endpoints=[(endpoint, _parameters(endpoint), _example(endpoint)) for endpoint in ENDPOINTS.values()],
         failures=_FAILURES,

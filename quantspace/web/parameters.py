@@ -26,6 +26,7 @@ class Parameter:
         about: what it is and how it is written.
         example: a value to show.
         also: other names under which it is understood, such as those of a page's link.
+        listed: whether a JSON list of texts is understood too.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Parameter:
     example: Any
     required: bool = False
     also: tuple[str, ...] = ()
+    listed: bool = False
 
     @property
     def is_text(self) -> bool:
@@ -81,8 +83,9 @@ _TABLE = (
     ),
     Parameter(
         "precisions", _text(""),
-        "Ids of precisions with commas between, such as `bf16,int8,nf4-dq,q4_k_m`; empty for the usual ones.",
-        "bf16,nf4-dq",
+        "Ids of precisions with commas between, such as `bf16,int8,nf4-dq,q4_k_m`; empty for the usual ones. In JSON "
+        "a list of them is understood too.",
+        "bf16,nf4-dq", listed=True,
     ),
     Parameter("theme", _text("light", enum=["light", "dark"]), "Colours of a card; a badge is right on both.", "dark"),
 )  # fmt: skip
@@ -110,6 +113,8 @@ def read(names: Iterable[str], given: Iterable[tuple[str, Any]]) -> tuple[dict[s
             continue
         if value is None:
             continue
+        if parameter.listed and isinstance(value, list) and all(isinstance(part, str) for part in value):
+            value = ",".join(value)
         if parameter.is_text and not isinstance(value, str):
             raise BadInput(f"{parameter.name} is not a text.", f"{parameter.about} For example {parameter.example}.")
         if parameter.name in values:

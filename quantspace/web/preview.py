@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from html import escape
 
 from starlette.datastructures import MutableHeaders
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,14 +40,20 @@ def _tags(kind: str, prefix: str, pairs: Iterable[tuple[str, str]]) -> list[str]
 
 
 class Previews:
-    """Passes on what an application answers, with the tags of the request in the head of its page at `/`."""
+    """Passes on what an application answers, with the tags of the request in the head of its page at `/`.
+
+    The page is compressed on its way, which Gradio does with its assets alone.
+    """
 
     def __init__(self, behind: ASGIApp) -> None:
         self._behind = behind
+        self._page = GZipMiddleware(self._tagged)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "GET" or scope["path"] != "/":
-            return await self._behind(scope, receive, send)
+        is_page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
+        await (self._page if is_page else self._behind)(scope, receive, send)
+
+    async def _tagged(self, scope: Scope, receive: Receive, send: Send) -> None:
         start: Message = {}
         body = bytearray()
 

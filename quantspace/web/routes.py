@@ -18,12 +18,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import BadInput, QuantSpaceError, shorten
 from ..share.links import public_base
+from .archives import archive_routes
 from .definitions import whole_schema
 from .embed import embed_routes
 from .endpoints import ENDPOINTS, SCHEMA, Endpoint
@@ -40,6 +41,14 @@ log = logging.getLogger(__name__)
 MOST_BODY = 64 * 1024  # bytes of a request; a question has a few hundred
 TOKEN_HEADER = "X-HF-Token"
 GZIP_FROM = 1000  # bytes: a smaller answer fits into one packet anyway
+
+_MOVED = {
+    "/v1": "/v1/docs",
+    "/v1/": "/v1/docs",
+    "/v1/docs/": "/v1/docs",
+    "/embed/": "/embed",
+    "/embed/builder/": "/embed/builder",
+}
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -60,8 +69,10 @@ def build_app() -> tuple[Starlette, ToolServer]:
         Route("/v1/docs", _docs),
         *image_routes(workers),
         *embed_routes(workers),
+        *archive_routes(),
         Route("/healthz", _health),
         *(Route(address + rest, tools) for address in ADDRESSES for rest in ("", "/{rest:path}")),
+        *(Route(address, _moved(to)) for address, to in _MOVED.items()),
         Route("/v1/{rest:path}", _nothing_here, methods=["GET", "POST"]),
     ]
     middleware = [_cors(), Middleware(GZipMiddleware, minimum_size=GZIP_FROM)]
@@ -158,6 +169,13 @@ async def _given(request: Request) -> list[tuple[str, Any]]:
 def _document(make: Callable[[], Any]) -> Handler:
     async def handle(request: Request) -> Response:
         return kept(request, as_json(make()), JSON, 3600)
+
+    return handle
+
+
+def _moved(to: str) -> Handler:
+    async def handle(request: Request) -> Response:
+        return RedirectResponse(f"{to}?{request.url.query}" if request.url.query else to, 308)
 
     return handle
 

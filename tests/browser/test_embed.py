@@ -147,6 +147,17 @@ def test_no_width_needs_a_scroll_bar_with_every_column(page, offline_app, blog, 
     expect_no_scroll_bars(page, inner)
 
 
+def test_at_1200_pixels_all_figures_of_a_row_stand_on_one_line(page, offline_app):
+    columns = "verdict,total,free,speed,weights,cache,activations,overhead,footprint,context,batch,bar"
+    page.set_viewport_size({"width": 1200, "height": 900})
+    for shown in (columns, columns.replace("speed,", "")):
+        page.goto(f"{offline_app}/embed?model=meta-llama/Llama-3.1-8B-Instruct&gpu=rtx-4090&columns={shown}")
+        lines = page.locator(".row").evaluate_all(
+            "rows => rows.map(row => new Set([...row.querySelectorAll('.cell')].map(one => one.offsetTop)).size)"
+        )
+        assert set(lines) == {1}, shown
+
+
 class TestAlone:
     def test_a_change_is_answered_in_place_and_the_address_follows(self, page, offline_app):
         page.goto(f"{offline_app}/embed?model={GEMMA}&gpu=t4&theme=light")
@@ -197,7 +208,7 @@ class TestAlone:
         with page.expect_popup() as opened:
             page.click("text=See it run on QuantSpace")
         opened.value.wait_for_load_state("domcontentloaded")
-        assert opened.value.url == f"{offline_app}/?model={GEMMA}&gpu=l4"
+        assert opened.value.url == f"{offline_app}/?model={GEMMA}&gpu=l4&context=8192"
         opened.value.close()
 
     def test_it_keeps_and_asks_for_nothing_but_the_answer(self, page, offline_app):

@@ -67,7 +67,7 @@ def test_a_link_fills_the_form_and_gives_the_table_that_the_calculator_gives(pag
 def test_the_address_follows_each_control_and_a_reload_shows_the_same(opened):
     settle_on(opened, "context", "32k")
     answered(opened, "32,768 tokens × 1")
-    address(opened, f"model={GEMMA}&context=32768")
+    address(opened, f"model={GEMMA}&gpu=t4&context=32768")
     settle_on(opened, "batch", "3")
     answered(opened, "32,768 tokens × 3")
     opened.locator("#gpu input").fill("A100-SXM4-80GB")
@@ -86,9 +86,9 @@ def test_what_is_being_typed_is_in_the_address_and_no_entry_of_the_history(opene
     count = entries(opened)
     opened.locator("#model input").focus()
     opened.locator("#model input").fill("Qwen/Qwen3")
-    address(opened, "model=Qwen/Qwen3")
+    address(opened, "model=Qwen/Qwen3&gpu=t4&context=8192")
     opened.locator("#model input").fill("Qwen/Qwen3-8B")
-    address(opened, "model=Qwen/Qwen3-8B")
+    address(opened, "model=Qwen/Qwen3-8B&gpu=t4&context=8192")
     assert entries(opened) == count
     opened.locator("#model input").press("Enter")
     answered(opened, "Qwen/Qwen3-8B")
@@ -107,7 +107,7 @@ def test_back_and_forward_restore_form_and_table_and_nothing_loops(opened):
     choose(opened, "Qwen/Qwen3-8B")
     answered(opened, "Qwen/Qwen3-8B")
     seen.append((totals(opened), form(opened)))
-    address(opened, "model=Qwen/Qwen3-8B&context=1024&batch=4")
+    address(opened, "model=Qwen/Qwen3-8B&gpu=t4&context=1024&batch=4")
     count = entries(opened)
 
     for way, places in (("back", (2, 1, 0)), ("forward", (1, 2, 3))):
@@ -118,19 +118,19 @@ def test_back_and_forward_restore_form_and_table_and_nothing_loops(opened):
             expect(opened.locator(f"{ROWS} .qs-figures > b")).to_have_text(figures, timeout=LOAD_MS)
             assert form(opened) == values
     assert entries(opened) == count
-    address(opened, "model=Qwen/Qwen3-8B&context=1024&batch=4")
+    address(opened, "model=Qwen/Qwen3-8B&gpu=t4&context=1024&batch=4")
 
 
 def test_going_back_fast_ends_where_it_was_gone_to(opened):
     for batch in "234":
         settle_on(opened, "batch", batch)
         answered(opened, f"tokens × {batch}")
-        address(opened, f"model={GEMMA}&batch={batch}")
+        address(opened, f"model={GEMMA}&gpu=t4&context=8192&batch={batch}")
     count = entries(opened)
     opened.evaluate("history.back(); setTimeout(() => history.back(), 30)")
     answered(opened, "tokens × 2")
     opened.wait_for_timeout(1500)
-    address(opened, f"model={GEMMA}&batch=2")
+    address(opened, f"model={GEMMA}&gpu=t4&context=8192&batch=2")
     expect(opened.locator("#batch input")).to_have_value("2")
     assert entries(opened) == count
     opened.go_forward()
@@ -140,7 +140,7 @@ def test_going_back_fast_ends_where_it_was_gone_to(opened):
 def test_an_error_can_be_gone_back_from(opened):
     choose(opened, "nobody/nothing-is-here")
     expect(opened.locator("#complaint .qs-error")).to_be_visible(timeout=LOAD_MS)
-    address(opened, "model=nobody/nothing-is-here")
+    address(opened, "model=nobody/nothing-is-here&gpu=t4&context=8192")
     opened.go_back()
     expect(opened.locator("#complaint .qs-error")).to_have_count(0, timeout=LOAD_MS)
     expect(opened.locator("#model input")).to_have_value(GEMMA)
@@ -150,11 +150,58 @@ def test_a_tab_is_part_of_the_link(page, offline_app):
     page.goto(f"{offline_app}/?model={GEMMA}&tab=ranking")
     expect(page.locator(".qs-ranking tbody tr").first).to_be_visible(timeout=LOAD_MS)
     page.get_by_role("tab", name="Fine-tune").click()
-    address(page, f"model={GEMMA}&tab=finetune")
+    address(page, f"model={GEMMA}&gpu=t4&context=8192&tab=finetune")
     page.get_by_role("tab", name="Run").click()
-    address(page, f"model={GEMMA}")
+    address(page, f"model={GEMMA}&gpu=t4&context=8192")
     page.go_back()
     expect(page.get_by_role("tab", name="Fine-tune")).to_have_attribute("aria-selected", "true", timeout=LOAD_MS)
+
+
+def tuning(page: Page) -> list[str | bool]:
+    fields = page.locator("#finetune-form input, #finetune-steps input")
+    return fields.evaluate_all("all => all.map(one => one.type === 'checkbox' ? one.checked : one.value)")
+
+
+def test_the_controls_of_fine_tuning_are_part_of_the_link(page, offline_app):
+    page.goto(f"{offline_app}/?model={GEMMA}&tab=finetune&method=lora&base=fp16&r=64&optim=sgd&checkpointing=no")
+    filled = ["LoRA: adapters", "FP16", "64", "All linear layers", "2048", "1", "sgd", False]
+    expect(page.locator("#finetune-form input").nth(1)).to_have_value("FP16", timeout=LOAD_MS)
+    assert tuning(page) == filled
+    expect(page.locator("#finetune-answer")).to_contain_text("Needs", timeout=LOAD_MS)
+    start, method = f"model={GEMMA}&gpu=t4&context=8192&", "method=lora&base=fp16&"
+    page.locator("#finetune-form input").nth(2).fill("8")
+    address(page, f"{start}{method}rank=8&optimizer=sgd&checkpointing=0&tab=finetune")
+    page.locator("#finetune-steps input[type=checkbox]").check()
+    address(page, f"{start}{method}rank=8&optimizer=sgd&tab=finetune")
+    page.locator("#finetune-form input").first.click()
+    page.get_by_role("option", name="QLoRA").click()
+    address(page, f"{start}rank=8&optimizer=sgd&tab=finetune")
+    expect(page.locator("#finetune-form input").nth(1)).to_have_value("NF4 + double quant", timeout=LOAD_MS)
+    last = tuning(page)
+    page.reload()
+    expect(page.locator("#finetune-form input").nth(2)).to_have_value("8", timeout=LOAD_MS)
+    assert tuning(page) == last
+
+    for values in (["LoRA: adapters", "FP16", "8", *filled[3:7], True], ["LoRA: adapters", "FP16", "8", *filled[3:]]):
+        page.go_back()
+        expect(page.locator("#finetune-form input").first).to_have_value(values[0], timeout=LOAD_MS)
+        expect(page.locator("#finetune-steps input[type=checkbox]")).to_be_checked(checked=values[-1], timeout=LOAD_MS)
+        assert tuning(page) == values
+    page.get_by_role("tab", name="Run").click()
+    address(page, f"{start}{method}rank=8&optimizer=sgd&checkpointing=0")
+    settle_on(page, "batch", "2")
+    address(page, f"{start}batch=2&{method}rank=8&optimizer=sgd&checkpointing=0")
+
+
+def test_the_builder_of_embeds_begins_with_what_is_asked(opened):
+    settle_on(opened, "context", "32k")
+    answered(opened, "32,768 tokens × 1")
+    with opened.expect_popup() as builder:
+        opened.get_by_role("link", name="Embed").click()
+    expect(builder.value.locator("#context")).to_have_value("32768")
+    expect(builder.value.locator("#model")).to_have_value(GEMMA)
+    assert f"model={GEMMA}&amp;gpu=t4&amp;context=32768" in builder.value.locator("#frame").text_content()
+    builder.value.close()
 
 
 def test_a_row_is_part_of_the_link(page, offline_app):
@@ -163,9 +210,9 @@ def test_a_row_is_part_of_the_link(page, offline_app):
     expect(page.locator(".qs-asked")).to_be_in_viewport()
     settle_on(page, "batch", "2")
     answered(page, "tokens × 2")
-    address(page, f"model={GEMMA}&batch=2&precision=q4_k_m")
+    address(page, f"model={GEMMA}&gpu=t4&context=8192&batch=2&precision=q4_k_m")
     choose(page, "Qwen/Qwen3-8B")
-    address(page, "model=Qwen/Qwen3-8B&batch=2")
+    address(page, "model=Qwen/Qwen3-8B&gpu=t4&context=8192&batch=2")
 
 
 def test_an_older_link_is_understood_and_stays_as_it_was_written_until_something_changes(page, offline_app):
@@ -175,13 +222,13 @@ def test_an_older_link_is_understood_and_stays_as_it_was_written_until_something
     expect(page.locator("#link-note")).to_contain_text("ignored: colour")
     address(page, old)
     settle_on(page, "batch", "2")
-    address(page, f"__theme=dark&model={GEMMA}&count=2&context=4096&batch=2")
+    address(page, f"__theme=dark&model={GEMMA}&gpu=t4&count=2&context=4096&batch=2")
 
 
 def test_the_button_copies_the_link_and_says_so(opened, browser):
     opened.context.grant_permissions(["clipboard-read", "clipboard-write"])
     settle_on(opened, "batch", "2")
-    address(opened, f"model={GEMMA}&batch=2")
+    address(opened, f"model={GEMMA}&gpu=t4&context=8192&batch=2")
     opened.get_by_role("button", name="Copy link").click()
     expect(opened.locator("[role=status]", has_text="Link copied.")).to_have_count(1)
     link = opened.evaluate("navigator.clipboard.readText()")
@@ -233,7 +280,9 @@ def test_the_page_around_a_spaces_frame_is_told_and_others_are_not(browser: Brow
     heard = page.evaluate("heard")
     apart.close()
     assert errors == []
-    assert heard[-1:] == ([{"queryString": f"model={GEMMA}&batch=2", "hash": ""}] if follows else [])
+    assert heard[-1:] == (
+        [{"queryString": f"model={GEMMA}&gpu=t4&context=8192&batch=2", "hash": ""}] if follows else []
+    )
 
 
 def test_a_space_gives_its_public_address(hub, tmp_path, browser):

@@ -166,9 +166,9 @@ class TestWhatIsLoaded:
 
     def test_where_nothing_can_be_there_is_no_place_for_it_and_the_table_says_why(self, offline):
         expect(offline.locator("#chat")).to_be_visible()
-        choose(offline, "deepseek-ai/DeepSeek-V3")
-        estimated(offline, "deepseek-ai/DeepSeek-V3")
-        expect(offline.locator("ul.qs-note")).to_contain_text("it can be estimated, not yet loaded")
+        choose(offline, "nvidia/MiniMax-M3-NVFP4")
+        estimated(offline, "nvidia/MiniMax-M3-NVFP4")
+        expect(offline.locator("ul.qs-note")).to_contain_text("is stored quantized already (modelopt)")
         expect(offline.locator("#chat")).to_be_hidden()
         expect(offline.locator("#readout")).to_be_hidden()
 

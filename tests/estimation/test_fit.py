@@ -88,9 +88,9 @@ def test_fused_experts_stay_in_16_bits_and_the_row_says_so():
     assert any("fused experts" in note for note in row.notes)
 
 
-def test_a_checkpoint_stored_quantized_can_be_estimated_but_not_loaded():
+def test_a_checkpoint_stored_quantized_is_loaded_as_published_and_in_no_other_way():
     answer = estimate("deepseek-ai/DeepSeek-V3", "h200", gpu_count=8)
-    assert not any(row.loadable for row in answer.rows)
+    assert [row.precision.id for row in answer.rows if row.loadable] == ["native"]
     assert any("fp8" in note for note in answer.notes)
 
 

@@ -59,7 +59,7 @@ class TestRows:
         for row, kind in zip(rows, ("Q8_0", "Q4_K", "Q2_K"), strict=True):
             assert row.weights.footprint == sum_of(llama_tensors(), kind)
             assert row.exact
-            assert not row.loadable
+            assert row.loadable
             assert row.precision.engine == "llama.cpp"
 
     @pytest.mark.parametrize("tied", [False, True])

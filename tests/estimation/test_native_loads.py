@@ -1,16 +1,32 @@
 """Checkpoints that are stored quantized, really loaded: what they hold against what was estimated."""
 
 import json
+import shutil
+from importlib.util import find_spec
+from itertools import cycle
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from quantspace.estimation.architecture import model_class, parse_config
+from quantspace.estimation.here import Device
+from quantspace.estimation.loadable import held_here, refusal_to_load
+from quantspace.estimation.meta.reader import inventory_from_config
 from quantspace.estimation.native import outside_footprint
 from quantspace.estimation.native.library import fp8_model
+from quantspace.estimation.weights import weight_bytes
+from quantspace.hub.demo import demo_folder
+from quantspace.precision import PRECISIONS
+from quantspace.runtime.job import Job
+from quantspace.runtime.loader import load
 from quantspace.runtime.readout import held_tensors
 from tests.estimation.native_tensors import bytes_of, elements_of, tensors_of
+from tests.tiny_models import ARCHITECTURES
+
+WRITABLE = ("nf4-dq", "int8", "nf4", "int8-ao", "fp4", "fp8-ao")
+# They can't compute packed, torchao finds no layer, or transformers can't read back what it wrote with torchao.
+UNWRITTEN = ("mamba-state", "falcon-multi-query", "gpt2-conv1d", "bart-two-sided")
 
 
 def loaded_and_expected(folder):
@@ -169,8 +185,18 @@ COMPRESSED = {
 @pytest.mark.parametrize("name", ["llama-untied", "qwen2-biases"])
 def test_compressed_tensors_loads_to_the_estimated_bytes_until_it_runs(name, scheme, tiny_checkpoint, tmp_path):
     pytest.importorskip("compressed_tensors")
+    publish_compressed(tiny_checkpoint(name), tmp_path, scheme)
+
+    model, measured, expected = loaded_and_expected(tmp_path)
+    assert_no_byte_off(measured, expected)
+
+    model(torch.tensor([[3, 4, 5]]))
+    assert sum(t.held_bytes for t in held_tensors(model)) > sum(t.held_bytes for t in measured)
+
+
+def publish_compressed(source, folder, scheme):
+    """Write a checkpoint as llm-compressor would, of zeros."""
     layout, weights = COMPRESSED[scheme]
-    source = tiny_checkpoint(name)
     config = json.loads((source / "config.json").read_text())
     group = {"targets": ["Linear"], "weights": {**weights, "symmetric": True, "dynamic": False}}
     if layout == "int-quantized":  # without activations that are quantized too, 8-bit integers are stored packed
@@ -179,13 +205,7 @@ def test_compressed_tensors_loads_to_the_estimated_bytes_until_it_runs(name, sch
         "quant_method": "compressed-tensors", "format": layout, "quantization_status": "compressed",
         "ignore": ["lm_head"], "config_groups": {"group_0": group},
     }  # fmt: skip
-    publish_zeros(source, tmp_path, config)
-
-    model, measured, expected = loaded_and_expected(tmp_path)
-    assert_no_byte_off(measured, expected)
-
-    model(torch.tensor([[3, 4, 5]]))
-    assert sum(t.held_bytes for t in held_tensors(model)) > sum(t.held_bytes for t in measured)
+    publish_zeros(source, folder, config)
 
 
 def publish_zeros(source, folder, config):
@@ -202,3 +222,89 @@ def publish_zeros(source, folder, config):
         weights[name] = torch.tensor(original[f"{name.removesuffix('_shape')}"].shape)
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
+
+
+# Of each architecture one format that is written by quantizing it, so that all formats and twenty of them are met.
+WRITTEN = dict(zip((name for name in ARCHITECTURES if name not in UNWRITTEN), cycle(WRITABLE)))
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_stored_checkpoint_is_loaded_as_published_to_the_estimated_bytes(name, tiny_checkpoint, tmp_path):
+    publish_quantized(tiny_checkpoint(name), tmp_path, WRITTEN[name])
+
+    readout, expected, _ = loaded_as_published(tmp_path)
+
+    assert (readout.footprint_bytes, readout.held_bytes) == (expected.footprint, expected.held)
+    assert any(t.storage_dtype.startswith(("uint8", "int8", "float8")) for t in readout.tensors)
+
+
+def test_twenty_architectures_are_loaded_as_published():
+    assert len(WRITTEN) >= 20
+
+
+@pytest.mark.parametrize("name", ["llama-untied", "qwen2-biases", "qwen3-moe-experts", "deepseek-v3-latent"])
+def test_fp8_is_unpacked_on_a_cpu_to_the_bytes_of_bf16(name, tiny_checkpoint, tmp_path):
+    publish_fp8(tiny_checkpoint(name), tmp_path, FP8)
+
+    readout, expected, inventory = loaded_as_published(tmp_path, tiny_checkpoint(name))
+
+    assert expected == weight_bytes(inventory, PRECISIONS["bf16"])
+    assert (readout.footprint_bytes, readout.held_bytes) == (expected.footprint, expected.held)
+
+
+@pytest.mark.parametrize("scheme", ["float-channel", "int4-groups", "int8-packed"])
+def test_compressed_tensors_is_unpacked_while_it_is_loaded(scheme, tiny_checkpoint, tmp_path):
+    publish_compressed(tiny_checkpoint("qwen2-biases"), tmp_path, scheme)
+
+    readout, expected, _ = loaded_as_published(tmp_path, tiny_checkpoint("qwen2-biases"))
+
+    assert (readout.footprint_bytes, readout.held_bytes) == (expected.footprint, expected.held)
+    assert {t.storage_dtype for t in readout.tensors} <= {"bfloat16", "float32"}
+
+
+def test_bitnet_is_loaded_as_published(tiny_checkpoint, tmp_path):
+    source = tiny_checkpoint("llama-untied")
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitnet", "linear_class": "bitlinear"}
+    publish_zeros(source, tmp_path, config)
+
+    readout, expected, _ = loaded_as_published(tmp_path, source)
+
+    assert (readout.footprint_bytes, readout.held_bytes) == (expected.footprint, expected.held)
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "it needs optimum and gptqmodel"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "it needs gptqmodel"),
+        ({"quant_method": "fbgemm_fp8"}, "a GPU of compute capability 9.0 or newer"),
+    ],
+    ids=["gptq", "awq", "fbgemm"],
+)
+def test_what_cannot_run_here_says_what_it_needs(settings, needed, tiny_checkpoint):
+    config = json.loads((tiny_checkpoint("llama-untied") / "config.json").read_text())
+    inventory = inventory_from_config({**config, "quantization_config": settings}, "x/y")
+
+    told = refusal_to_load(inventory, PRECISIONS["native"], Device("cpu")).message
+
+    if find_spec("gptqmodel") is None or "fbgemm" in settings["quant_method"]:
+        assert needed in told
+
+
+def loaded_as_published(folder, tokens=None):
+    """The readout of a load at `native`, what was estimated, and the inventory."""
+    for file in (tokens or demo_folder()).glob("*token*"):
+        shutil.copy(file, folder)
+    inventory = inventory_from_config(json.loads((folder / "config.json").read_text()), str(folder))
+    assert refusal_to_load(inventory, PRECISIONS["native"], Device("cpu")) is None
+    expected = weight_bytes(inventory, held_here(inventory, PRECISIONS["native"], Device("cpu")))
+    *_, loaded = load(Job("x/y", "local", str(folder), "native", 0, 0), [])
+    return loaded.readout, expected, inventory
+
+
+def publish_quantized(source, folder, precision_id):
+    """Write a checkpoint as transformers quantizes it."""
+    cls = model_class(parse_config(json.loads((source / "config.json").read_text())))
+    kwargs = PRECISIONS[precision_id].transformers_kwargs()
+    cls.from_pretrained(source, **kwargs).save_pretrained(folder)

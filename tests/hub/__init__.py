@@ -7,7 +7,7 @@
     with hub.running() as url:
         HfApi(endpoint=url).model_info("org/name")
 
-It imitates what the client reads, no more: models only, reading only, no Xet, no web pages.
+It imitates what the client asks of it, no more: models only, no Xet, no web pages.
 """
 
 from .accounts import Account

@@ -22,6 +22,11 @@ class Account:
     rejected: set[str] = field(default_factory=set)
     role: Literal["read", "write", "fineGrained"] = "read"
     reads_gated: bool = True  # of a fine-grained token: the permission for public gated repositories
+    writes: bool = False  # of a fine-grained token: the permission to create repositories and write to them
+
+    @property
+    def may_write(self) -> bool:
+        return self.role == "write" or (self.role == "fineGrained" and self.writes)
 
     def owns(self, repo: Repo) -> bool:
         return repo.namespace is not None and repo.namespace in (self.name, *self.orgs)

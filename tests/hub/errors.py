@@ -88,3 +88,15 @@ def not_a_number(parameter: str) -> HubError:
 
 def unknown_page() -> HubError:
     return HubError(404, "Sorry, we can't find the page you are looking for.")
+
+
+def may_not_create(owner: str) -> HubError:
+    return HubError(403, f'You don\'t have the rights to create a model under the namespace "{owner}"')
+
+
+def may_not_write() -> HubError:
+    return HubError(403, "Authorization error.")
+
+
+def repo_exists(repo: str) -> HubError:
+    return HubError(409, f"You already created this model repo: {repo}")

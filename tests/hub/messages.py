@@ -14,10 +14,20 @@ from .files import BytesFile, HubFile
 Origin = Literal["hub", "cdn"]
 Kind = Literal[
     "info", "tree", "paths-info", "refs", "commits", "auth-check", "resolve", "resolve-cache", "cdn", "search",
-    "whoami", "other",
+    "whoami", "create", "delete", "validate-yaml", "preupload", "commit", "lfs-batch", "upload", "other",
 ]  # fmt: skip
 NOTHING = BytesFile(b"")
-VERBS = {"revision": "info", **{v: v for v in ("tree", "paths-info", "refs", "commits", "auth-check")}}
+VERBS = {"revision": "info"} | {
+    v: v for v in ("tree", "paths-info", "refs", "commits", "auth-check", "preupload", "commit")
+}
+ACCOUNTS: dict[str, Kind] = {
+    "/api/whoami-v2": "whoami",
+    "/api/repos/create": "create",
+    "/api/repos/delete": "delete",
+    "/api/validate-yaml": "validate-yaml",
+    "/api/models": "search",
+}  # addresses that are about no repository
+LFS_BATCH = (".git", "/info/lfs/objects/batch")
 
 
 @dataclass(frozen=True)
@@ -91,12 +101,14 @@ def text_response(text: str, status: int = 200, headers: Mapping[str, str] | Non
 def parse_target(origin: Origin, path: str) -> Target:
     """What the path of a URL asks for, with repository ids of one part (`gpt2`) or two (`org/name`)."""
     segments = [segment for segment in path.split("/") if segment]
+    if origin == "cdn" and segments[:1] == ["upload"]:
+        return Target("upload", file=segments[-1])
     if origin == "cdn":
         return _file_target("cdn", segments, segments.index("blob") if "blob" in segments else 0)
-    if segments[:2] == ["api", "whoami-v2"]:
-        return Target("whoami")
-    if segments == ["api", "models"]:
-        return Target("search")
+    if path.rstrip("/") in ACCOUNTS:
+        return Target(ACCOUNTS[path.rstrip("/")])
+    if path.endswith("".join(LFS_BATCH)):
+        return Target("lfs-batch", unquote(path.removesuffix("".join(LFS_BATCH)).strip("/")))
     if segments[:2] == ["api", "models"]:
         return _api_target(segments[2:])
     if segments[:3] == ["api", "resolve-cache", "models"]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
-from . import accounts, descriptions, downloads, errors
+from . import accounts, descriptions, downloads, errors, uploads
 from .accounts import Account
 from .messages import Request, Response, Target, json_response, text_response
 from .repos import Commit, Repo
@@ -23,6 +23,7 @@ class Catalogue:
     repos: dict[str, Repo] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)  # former id -> id
     accounts: dict[str, Account] = field(default_factory=dict)  # token -> user
+    stored: dict[str, bytes] = field(default_factory=dict)  # SHA-256 -> what was uploaded to LFS
     gzip_text: bool = False
 
 
@@ -36,6 +37,7 @@ class Call:
     account: Account | None
     urls: Mapping[str, str]
     gzip_text: bool
+    stored: dict[str, bytes]
 
     @property
     def commit(self) -> Commit:
@@ -45,6 +47,8 @@ class Call:
 def answer(hub: Catalogue, request: Request, target: Target, urls: Mapping[str, str]) -> Response:
     """The Hub's answer, refusals included. `urls` are the addresses of the two origins."""
     try:
+        if target.kind == "upload":
+            return uploads.put(request, target, hub.stored)
         if request.origin == "cdn":
             return _storage(hub, request, target)
         return _page(hub, request, target, urls)
@@ -78,12 +82,14 @@ def _page(hub: Catalogue, request: Request, target: Target, urls: Mapping[str, s
         return json_response(account.whoami())
     if target.kind == "search":
         return _search(hub, request, account, urls)
+    if target.kind in ABOUT_NO_REPO:
+        return ABOUT_NO_REPO[target.kind](hub, request, account)
     if target.repo is None:
         raise errors.unknown_page()
     if target.repo in hub.renamed:
         return _renamed(request, target.repo, hub.renamed[target.repo])
     repo = accounts.check_visible(account, hub.repos.get(target.repo))
-    return PAGES[target.kind](Call(request, target, repo, account, urls, hub.gzip_text))
+    return PAGES[target.kind](Call(request, target, repo, account, urls, hub.gzip_text, hub.stored))
 
 
 def _commit(repo: Repo, revision: str) -> Commit:
@@ -198,6 +204,11 @@ def _file(call: Call) -> Response:
     )
 
 
+ABOUT_NO_REPO: dict[str, Callable[[Catalogue, Request, Account | None], Response]] = {
+    "create": lambda hub, request, account: uploads.create(hub.repos, request, account),
+    "delete": lambda hub, request, account: uploads.delete(hub.repos, request, account),
+    "validate-yaml": lambda hub, request, account: uploads.validate_yaml(request),
+}
 PAGES: dict[str, Callable[[Call], Response]] = {
     "info": _info,
     "tree": _tree,
@@ -207,6 +218,9 @@ PAGES: dict[str, Callable[[Call], Response]] = {
     "auth-check": _auth_check,
     "resolve": _file,
     "resolve-cache": _file,
+    "preupload": lambda call: uploads.preupload(call.request, call.target, call.repo, call.account),
+    "commit": lambda call: uploads.commit(call.request, call.target, call.repo, call.account, call.stored),
+    "lfs-batch": lambda call: uploads.lfs_batch(call.request, call.repo, call.account, call.stored, call.urls["cdn"]),
 }
 
 

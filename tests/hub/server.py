@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
             response = with_fault(response, fault, logged)
         self._send(response, fault, logged)
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
     def _read_request(self) -> Request:
         headers = {name.lower(): value for name, value in self.headers.items()}

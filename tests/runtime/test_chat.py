@@ -9,6 +9,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from quantspace.errors import ChatFailed
 from quantspace.hub.demo import DEMO_ID, demo_folder
@@ -16,6 +20,8 @@ from quantspace.runtime import worker
 from quantspace.runtime.chat import answer
 from quantspace.runtime.job import Failed, Job, Loaded, Message, Phase, Sampling, Stats, Text
 from quantspace.runtime.loader import load
+from quantspace.runtime.streamer import Words
+from tests.tiny_models import save_tiny
 
 pytestmark = pytest.mark.xdist_group("chat")  # one process, so that each model is loaded once
 
@@ -154,6 +160,11 @@ class TestAnswer:
         with pytest.raises(ChatFailed, match="no message to answer"):
             ask(loaded, (Message("system", "Be brief."),))
 
+    @pytest.mark.parametrize("text", ["", " \n\t"])
+    def test_an_empty_message_is_refused(self, loaded, text):
+        with pytest.raises(ChatFailed, match=r"message is empty.*Write something"):
+            ask(loaded, (Message("user", text),))
+
     def test_error_within_the_model_is_told(self, loaded):
         def broken(*_):
             raise ValueError("the weights are on fire")
@@ -258,6 +269,101 @@ class TestContext:
         with pytest.raises(ChatFailed, match=f"{length:,} tokens long; the model reads at most 100.*shorter"):
             ask(self.within(loaded, 100), (message,))
 
+    def test_context_that_was_asked_for_is_kept_to(self, endless):
+        asked_for = tokens_of(endless, TALK[2:]) + 16
+        *_, stats = answer(endless, TALK, Sampling(greedy=True, max_new_tokens=500), [], context=asked_for)
+        assert stats.prompt_tokens + stats.new_tokens == asked_for
+        assert stats.dropped_turns > 0
+
+    def test_context_beyond_what_the_model_was_made_for_gives_no_more(self, endless):
+        short = self.within(endless, tokens_of(endless, QUESTION) + 12)
+        *_, stats = answer(short, QUESTION, Sampling(greedy=True, max_new_tokens=500), [], context=10**6)
+        assert stats.new_tokens == 12
+
+    def test_message_longer_than_the_context_asked_for_is_told_where_to_ask_for_more(self, loaded):
+        message = Message("user", "memory " * 200)
+        with pytest.raises(ChatFailed, match=r"context that was asked for has 100\..*longer context in the form"):
+            list(answer(loaded, (message,), Sampling(), [], context=100))
+
+    def test_job_takes_its_context_along(self):
+        worker.unload()
+        job = replace(demo_job("bf16", TALK, max_new_tokens=8), context=44)
+        *_, stats = worker.serve(job)
+        assert stats.dropped_turns > 0
+        worker.unload()
+
+
+class TestWords:
+    def pieces(self, tokenizer, ids, step=1):
+        words = Words(tokenizer)
+        return [words.more(ids[:count]) for count in range(step, len(ids), step)] + [words.more(ids, last=True)]
+
+    @pytest.mark.parametrize("text", ["What is NF4?", "naïve 数 🙂 café", "  two  spaces\n\n    and lines"])
+    @pytest.mark.parametrize("step", [1, 3])
+    def test_pieces_are_the_text_whatever_comes_at_once(self, loaded, text, step):
+        ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert "".join(self.pieces(loaded.tokenizer, ids, step)) == loaded.tokenizer.decode(ids)
+
+    def test_half_a_sign_waits_for_its_other_half(self, loaded):
+        ids = loaded.tokenizer("🙂", add_special_tokens=False)["input_ids"]
+        assert len(ids) > 1
+        *before, last = self.pieces(loaded.tokenizer, ids)
+        assert (set(before), last) == ({""}, "🙂")
+
+
+BEGINNING, END = "The future of AI is", "small and open and runs on your own card ."
+SENTENCE = f"{BEGINNING} {END}"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    vocabulary = ["<end>", "<unk>", *dict.fromkeys(SENTENCE.split())]
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
+    words.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unk>")
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = {"n_embd": 128, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 0, "eos_token_id": 0}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, **shape))
+    ids = torch.tensor([[*tokenizer(SENTENCE)["input_ids"], 0]])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+    loaded = {}
+    for precision in ("fp32", "int8"):
+        *_, loaded[precision] = load(Job("tests/base", "sha", str(folder), precision, 0, 0), [])
+    return loaded
+
+
+class TestBaseModels:
+    """A model of GPT-2's shape without a chat template, trained for a moment to end one sentence."""
+
+    @pytest.mark.parametrize("precision", ["fp32", "int8"])
+    def test_a_beginning_is_completed(self, base, precision):
+        text, stats = ask(base[precision], (Message("user", BEGINNING),), max_new_tokens=20)
+        assert text.strip() == END
+        assert stats.completion
+        assert stats.ended == "eos"
+
+    def test_a_tokenizer_without_a_pad_token_will_do(self, base):
+        assert base["fp32"].tokenizer.pad_token_id is None
+
+    def test_eight_bits_stay_close_to_fp32(self, base):
+        ids = base["fp32"].tokenizer(SENTENCE, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            exact, rounded = (base[precision].model(ids, labels=ids) for precision in ("fp32", "int8"))
+        assert base["int8"].readout.held_bytes < 0.5 * base["fp32"].readout.held_bytes
+        difference = (exact.logits - rounded.logits).abs().max()
+        assert 0 < difference < 0.05 * exact.logits.abs().max()
+        assert float(rounded.loss.exp()) == pytest.approx(float(exact.loss.exp()), rel=0.02)  # perplexity
+
+    def test_only_a_completion_is_called_one(self, loaded):
+        assert not ask(loaded)[1].completion
+
 
 class TestWorker:
     @pytest.fixture(autouse=True)
@@ -310,6 +416,22 @@ class TestWorker:
         assert isinstance(last, Failed)
         assert last.code == "chat_failed"
         assert self.phases(demo_job("bf16", QUESTION))[0] == ["generate"]
+
+    @pytest.mark.parametrize("architecture", ["llama-tied", "gpt2-conv1d", "gemma3-text"])
+    def test_checkpoint_without_a_tokenizer_is_told(self, tmp_path, architecture):
+        save_tiny(architecture, tmp_path)
+        _, last = self.phases(replace(demo_job("bf16"), folder=str(tmp_path), sha="mute"))
+        assert isinstance(last, Failed)
+        assert "comes without a tokenizer" in last.message
+        assert last.hint
+
+    def test_broken_tokenizer_is_told(self, tmp_path):
+        save_tiny("llama-tied", tmp_path)
+        (tmp_path / "tokenizer.json").write_text('{"model":')
+        _, last = self.phases(replace(demo_job("bf16"), folder=str(tmp_path), sha="broken"))
+        assert isinstance(last, Failed)
+        assert "tokenizer" in last.message
+        assert "can't be read" in last.message
 
     def test_mistake_of_our_own_is_an_event_too(self, monkeypatch):
         def broken(job, crew):

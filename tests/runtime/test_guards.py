@@ -41,7 +41,7 @@ def test_work_within_its_time_gives_its_result():
 
 
 def test_a_chat_template_that_loops_ends_as_an_error_and_the_next_job_is_served(tmp_path, monkeypatch):
-    monkeypatch.setattr("quantspace.runtime.chat.TEMPLATE_SECONDS", 1)
+    monkeypatch.setattr("quantspace.runtime.prompt.TEMPLATE_SECONDS", 1)
     for file in demo_folder().iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -58,9 +58,9 @@ def test_leaving_during_a_load_does_not_wait_for_it_but_the_next_job_does(monkey
     go_on = threading.Event()
     real = loader._load
 
-    def slow(job):
+    def slow(*arguments):
         go_on.wait(20)
-        return real(job)
+        return real(*arguments)
 
     monkeypatch.setattr(loader, "_load", slow)
     stream = worker.serve(JOB)
@@ -68,7 +68,7 @@ def test_leaving_during_a_load_does_not_wait_for_it_but_the_next_job_does(monkey
     started = time.monotonic()
     stream.close()
     assert time.monotonic() - started < 1
-    assert not worker._busy.acquire(blocking=False)  # the thread still loads
+    assert worker._busy.locked()  # the thread still loads
 
     go_on.set()
     assert isinstance(list(worker.serve(JOB))[-1], Loaded)

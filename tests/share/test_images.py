@@ -9,6 +9,7 @@ from defusedxml import ElementTree
 from quantspace.errors import BadInput, HubUnreachable, ModelNotFound
 from quantspace.estimation.hardware import find_gpu
 from quantspace.estimation.workload import Hardware
+from quantspace.precision import PRECISIONS
 from quantspace.share.badge import COLOURS, badge_svg, error_badge
 from quantspace.share.card import card_svg, error_card
 from quantspace.share.etag import etag
@@ -111,6 +112,14 @@ def test_errors_have_a_badge_and_a_card_that_say_what_is_wrong():
     error = ModelNotFound("There is no a/b on the Hub.", "Check the spelling.")
     assert texts(error_badge(error)) == ["QuantSpace", "model not found"]
     assert {"There is no a/b on the Hub.", "Check the spelling."} <= set(texts(error_card(error)))
+
+
+def test_a_long_problem_is_told_to_its_end_in_lines_that_have_room():
+    error = BadInput("“int3” is not a precision of any model here.", f"Use one of {', '.join(PRECISIONS)}.")
+    svg = error_card(error)
+    assert error.hint in " ".join(texts(svg)) and max(map(len, texts(svg))) < len(error.hint)
+    hopeless = error_card(BadInput("word " * 500, "n" * 5000))
+    assert len(texts(hopeless)) < 15 and len(hopeless) < 20_000
     assert texts(error_badge(HubUnreachable("No.", "Wait.")))[1] == "Hub unreachable"
 
 

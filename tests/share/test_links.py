@@ -1,5 +1,8 @@
 """A link is the state: what is written is read back, and links of any age and spelling are understood."""
 
+import os
+import subprocess
+import sys
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -9,8 +12,12 @@ from starlette.datastructures import QueryParams
 
 from quantspace.estimation.calculator import KV_DTYPES, estimate
 from quantspace.estimation.hardware import gpus
+from quantspace.estimation.training.optimizers import OPTIMIZERS
+from quantspace.estimation.training.workload import MAX_RANK, METHODS
 from quantspace.precision import PRECISIONS
 from quantspace.settings import settings
+from quantspace.share import finetuning
+from quantspace.share.finetuning import Finetuning
 from quantspace.share.links import (
     DEFAULT,
     State,
@@ -21,10 +28,24 @@ from quantspace.share.links import (
     page_url,
     public_base,
     to_query,
+    understood,
 )  # fmt: skip
 
 BASE = "https://quantspace.hf.space"
 WORD = st.text("abcXYZ019", min_size=1, max_size=12)
+TRAININGS = st.sampled_from([(method, base) for method, bases in METHODS.items() for base in ("", *bases[1:])]).flatmap(
+    lambda chosen: st.builds(
+        Finetuning,
+        method=st.just(chosen[0]),
+        base=st.just(chosen[1]),
+        rank=st.integers(1, MAX_RANK),
+        targets=st.sampled_from(["all-linear", "attention"]),
+        sequence=st.integers(1, settings().max_context),
+        step_batch=st.integers(1, settings().max_batch),
+        optimizer=st.sampled_from(list(OPTIMIZERS)),
+        checkpointing=st.booleans(),
+    )
+)
 STATES = st.builds(
     State,
     model=st.one_of(
@@ -42,6 +63,7 @@ STATES = st.builds(
     images=st.integers(0, settings().max_images),
     revision=st.one_of(st.just("main"), st.just("refs/pr/1"), WORD),
     precision=st.sampled_from(["", *PRECISIONS, "gguf:a b/Model-Q4_K_M.gguf"]),
+    finetuning=TRAININGS,
     tab=st.sampled_from(["", "finetune", "what-fits"]),
 )
 
@@ -53,9 +75,23 @@ def test_what_is_written_is_read_back(state):
 
 
 @given(STATES)
-def test_only_what_differs_from_the_defaults_is_written(state):
+def test_card_and_context_are_written_with_every_model_and_of_others_what_differs_from_the_defaults(state):
     written = set(parse_qs(to_query(state), keep_blank_values=True))
-    assert written == {name for name in State.__slots__ if getattr(state, name) != getattr(DEFAULT, name)}
+    own = {name for name in State.__slots__ if getattr(state, name) != getattr(DEFAULT, name)} - {"finetuning"}
+    tuned = {name for name in finetuning.FIELDS if getattr(state.finetuning, name) != getattr(Finetuning(), name)}
+    assert written == own | tuned | ({"gpu", "context"} if state.model else set())
+
+
+def test_a_link_means_the_same_where_the_app_opens_with_another_card_and_context(tmp_path):
+    query = embed_url("", State("google/gemma-3-4b-it")).partition("?")[2]
+    code = (
+        "from urllib.parse import parse_qs; from quantspace.share.links import State, from_query\n"
+        f"state = from_query(parse_qs({query!r}))[0]\n"
+        "print(State().gpu, State().context, state.gpu, state.context)"
+    )
+    elsewhere = os.environ | {"QUANTSPACE_DEFAULT_GPU": "l4", "QUANTSPACE_DEFAULT_CONTEXT": "4096"}
+    done = subprocess.run([sys.executable, "-c", code], env=elsewhere, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["l4", "4096", "t4", "8192"]
 
 
 @given(st.dictionaries(st.text(max_size=60), st.text(max_size=60)))
@@ -98,6 +134,12 @@ def test_the_default_state_has_no_query():
         ("row=4bit", State(precision="nf4")),
         ("precision=gguf:m-Q8_0.gguf", State(precision="gguf:m-Q8_0.gguf")),
         ("tab=Finetune", State(tab="finetune")),
+        ("method=LoRA&base=fp16&rank=64", State(finetuning=Finetuning("lora", "fp16", 64))),
+        ("method=lora&base=bf16", State(finetuning=Finetuning("lora"))),
+        ("lora_r=8&target_modules=all_linear&seq_len=4k", State(finetuning=Finetuning(rank=8, sequence=4096))),
+        ("optim=adamw_torch&train_batch=2", State(finetuning=Finetuning(optimizer="adamw", step_batch=2))),
+        ("optim=paged_adamw_8bit&gradient_checkpointing=True", State()),
+        ("checkpointing=off", State(finetuning=Finetuning(checkpointing=False))),
         ("__theme=dark&model=gpt2&logs=container", State("gpt2")),
     ],
 )
@@ -111,6 +153,8 @@ def test_links_of_other_versions_and_spellings_are_understood(link, state):
         "gpu=voodoo2", "count=0", "count=9", "count=two", "context=-1", "context=many", "context=1e99", "batch=1.5",
         "kv=int3", "ram=-1", "ram=nan", "images=-1", "revision=../x", "precision=int3", "precision=gguf:../x",
         "tab=<b>", "colour=blue", f"model={'a' * 5000}", "images=", "gpu=",
+        "method=dpo", "base=q4_k_m", "base=bf16", "rank=0", "rank=many", "targets=q_proj", "sequence=-1",
+        "step_batch=x", "optimizer=lion", "checkpointing=perhaps",
     ],
 )  # fmt: skip
 def test_what_is_broken_or_unknown_is_ignored_and_named(link):
@@ -127,6 +171,16 @@ def test_the_name_of_today_counts_before_an_older_one():
     assert from_query(QueryParams("gpu_count=2&count=4"))[0] == State(count=4)
 
 
+def test_a_base_that_the_method_does_not_take_is_named_and_the_methods_own_is_taken():
+    state, ignored = from_query(QueryParams("method=full&base=nf4&rank=4"))
+    assert state.finetuning == Finetuning("full", rank=4) and state.finetuning.precision == "bf16"
+    assert ignored == ("base",)
+
+
+def test_what_is_given_is_known_from_what_is_a_default():
+    assert understood(QueryParams("ctx=8192&gpu=voodoo2&colour=red&rank=16")) == {"context", "rank"}
+
+
 def test_names_of_somebody_else_are_passed_over():
     assert from_query({"theme": "dark", "model": "gpt2"}, also=("theme",)) == (State("gpt2"), ())
     assert from_query({"theme": "dark"})[1] == ("theme",)
@@ -138,9 +192,9 @@ def test_a_name_of_markup_is_cut_and_kept_on_one_line():
 
 
 def test_the_addresses_carry_the_state():
-    state = State("google/gemma-3-4b-it", gpu="l4", precision="nf4", tab="finetune")
-    query = "model=google/gemma-3-4b-it&gpu=l4&precision=nf4"
-    assert page_url(BASE, state) == f"{BASE}/?{query}&tab=finetune"
+    state = State("google/gemma-3-4b-it", gpu="l4", precision="nf4", finetuning=Finetuning(rank=8), tab="finetune")
+    query = "model=google/gemma-3-4b-it&gpu=l4&context=8192&precision=nf4"
+    assert page_url(BASE, state) == f"{BASE}/?{query}&rank=8&tab=finetune"
     assert embed_url(BASE, state, theme="dark") == f"{BASE}/embed?{query}&theme=dark"
     assert badge_url(BASE, state) == f"{BASE}/badge.svg?{query}"
     assert card_url(BASE, state) == f"{BASE}/card.svg?{query}"

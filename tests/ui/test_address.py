@@ -3,8 +3,10 @@
 import pytest
 
 from quantspace import estimate
+from quantspace.hub.demo import DEMO_ID
+from quantspace.share.finetuning import Finetuning
 from quantspace.share.links import DEFAULT, State, to_query
-from quantspace.ui.address import opened, query_of
+from quantspace.ui.address import opened, query_of, tuned_by
 
 FORM = ("org/name", "l4", "32k", 2, 4, "fp8", 64, 1)
 
@@ -19,7 +21,7 @@ def test_a_link_fills_every_field_and_the_form_asks_for_the_same_link():
 
 def test_what_people_type_is_written_as_what_it_means():
     assert query_of(*FORM) == "model=org/name&gpu=l4&count=4&context=32768&batch=2&kv=fp8&ram=64&images=1"
-    assert query_of("org/name", "NVIDIA T4", " 8,192 ", 1.0, 1, "auto", 32, 0) == "model=org/name"
+    assert query_of("org/name", "NVIDIA T4", " 8,192 ", 1.0, 1, "auto", 32, 0) == "model=org/name&gpu=t4&context=8192"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,34 @@ def test_without_a_model_the_page_opens_with_one_that_can_be_estimated():
     state = opened("gpu=l4").state
     assert state.gpu == "l4"
     assert estimate(**state.arguments()).rows
+
+
+def test_a_context_in_the_link_counts_even_where_it_is_the_usual_one(monkeypatch):
+    monkeypatch.setattr("quantspace.ui.address.hub_reachable", lambda: False)
+    assert opened("").values()[:1] + opened("").values()[2:3] == [DEMO_ID, "2048"]
+    assert opened("context=8192").values()[2] == "8192"
+    assert opened("ctx=4k").values()[2] == "4096"
+    assert opened("context=many").values()[2] == "2048"
+
+
+def test_the_controls_of_fine_tuning_are_filled_and_ask_for_the_same_link():
+    query = "model=org/name&gpu=l4&context=8192&method=lora&base=fp16&rank=8&sequence=512&step_batch=2&checkpointing=0"
+    link = opened(query)
+    assert link.controls() == ["lora", "fp16", 8, "all-linear", 512, 2, "paged-adamw-8bit", False]
+    assert query_of(*link.values(), tuned=tuned_by(link.controls())) == query
+    assert opened("").controls()[:2] == ["qlora", "nf4-dq"]
+
+
+@pytest.mark.parametrize(("place", "value"), [(0, None), (2, None), (2, 0), (4, ""), (6, "lion")])
+def test_what_is_half_typed_of_fine_tuning_is_no_state(place, value):
+    controls = opened("").controls()
+    assert tuned_by(controls) == Finetuning()
+    controls[place] = value
+    assert tuned_by(controls) is None
+
+
+def test_a_base_of_the_method_before_becomes_the_methods_own():
+    assert tuned_by(["lora", "nf4-dq", *opened("").controls()[2:]]) == Finetuning("lora")
 
 
 def test_the_query_of_an_opened_page_is_complete():

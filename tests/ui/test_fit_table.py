@@ -65,7 +65,7 @@ def test_the_headline_says_what_to_take_or_how_far_one_could_go():
     assert "runs with layers in system memory" in far and "llama.cpp would fit" in far
     none = headline(estimate("meta-llama/Meta-Llama-3.1-405B", "t4"))
     assert none.startswith("Nothing fits on the card alone, even for one token.") and "system memory" not in none
-    assert "can't load it yet" in headline(estimate("Qwen/Qwen3-30B-A3B", "rtx-4090"))
+    assert headline(estimate("Qwen/Qwen3-30B-A3B", "rtx-4090")).startswith("Take NF4, experts too: it ")
 
 
 def test_a_card_without_bfloat16_is_given_float16_where_the_model_bears_it():
@@ -84,7 +84,11 @@ def test_every_verdict_is_said_in_words():
     assert {verdict: html.count(word) for verdict, word in words.items()} == {v: verdicts.count(v) for v in words}
 
 
-def test_a_checkpoint_that_cannot_be_loaded_says_so_in_its_row():
-    html = table_html(estimate("deepseek-ai/DeepSeek-V3", "h200"))
-    assert html.count("be loaded yet") == 7
-    assert html.count("disabled") == 7
+def test_a_row_that_cannot_be_loaded_is_greyed_and_says_why():
+    answer = estimate("deepseek-ai/DeepSeek-V3", "h200")
+    html = table_html(answer)
+    loadable = [row.precision.id for row in answer.rows if row.loadable]
+    assert loadable == ["native"]
+    assert html.count('class="qs-load"') == 1 and 'data-precision="native"' in html
+    assert html.count(">not loaded here<") == len(answer.rows) - 1
+    assert "the checkpoint is stored quantized already (fp8). Load it as published" in html

@@ -285,7 +285,13 @@ class TestBuilder:
         (frame,) = Read(self.given(web, **given)["frame"]).named("iframe")
         assert frame["src"] == f"https://quantspace.example{preview['src']}"
         asked = {name: values[0] for name, values in parse_qs(urlsplit(frame["src"]).query).items()}
-        assert asked == {"model": GEMMA, "gpu": "l4", **given}
+        assert asked == {"model": GEMMA, "gpu": "l4", "context": "8192", **given}
+
+    def test_the_row_of_badge_and_card_can_be_chosen(self, web):
+        shown = web.get("/embed/builder", params={"model": GEMMA, "gpu": "l4", "precision": "nf4"}).text
+        assert [one["value"] for one in Read(shown).named("option") if "selected" in one] == ["l4", "nf4", "auto", "1"]
+        badge = self.given(web, precision="nf4")["badge"]
+        assert "badge.svg?model=google/gemma-3-4b-it&gpu=l4&context=8192&precision=nf4" in badge
 
     def test_the_readmes_snippets_are_the_builders(self):
         readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")

@@ -36,7 +36,10 @@ def test_markup_in_a_link_stays_text(offline_app):
     assert "<script>alert(1)" not in page.partition("</head>")[0]
 
 
-def test_the_page_itself_is_whole(offline_app):
-    answer = httpx.get(offline_app, headers={"Accept-Encoding": "gzip"})
-    assert int(answer.headers.get("content-length", len(answer.content))) == len(answer.content)
-    assert "window.gradio_config" in answer.text and answer.text.rstrip().endswith("</html>")
+def test_the_page_itself_is_whole_and_compressed_for_who_can_read_that(offline_app):
+    plain, packed = (httpx.get(offline_app, headers={"Accept-Encoding": how}) for how in ("identity", "gzip"))
+    assert "window.gradio_config" in plain.text and plain.text.rstrip().endswith("</html>")
+    assert packed.text.partition("window.gradio_config")[0] == plain.text.partition("window.gradio_config")[0]
+    assert int(plain.headers["content-length"]) == len(plain.content)
+    assert packed.headers["content-encoding"] == "gzip" and "Accept-Encoding" in packed.headers["vary"]
+    assert 3 * packed.num_bytes_downloaded < plain.num_bytes_downloaded

@@ -73,6 +73,41 @@ class TestAnswers:
         assert sizes == sorted(sizes, reverse=True)
         assert len(answer["models"]) + answer["too_large"] + answer["unread"] > 20
 
+    @pytest.mark.parametrize(
+        ("path", "asked"),
+        [
+            ("compare", {"precisions": "bf16,4bit"}),
+            ("compare", {"precisions": "bfloat16, NF4"}),
+            ("find-gpu", {"precisions": "BF16,4bit"}),
+        ],
+    )
+    def test_other_spellings_of_a_precision_mean_the_same(self, web, path, asked):
+        answer = web.get(f"/v1/{path}", params={"model": GEMMA["model"], **asked}).json()
+        assert [row["precision"] for row in answer.get("rows") or answer["advice"]] == ["bf16", "nf4"]
+
+    def test_layers_are_told_at_another_spelling(self, web):
+        asked = {"model": GEMMA["model"], "precision": "NF4_DQ"}
+        assert web.get("/v1/inventory", params=asked).json()["precision"] == "nf4-dq"
+
+    def test_a_body_may_name_precisions_as_a_list(self, web):
+        answer = web.post("/v1/compare", json=GEMMA | {"precisions": ["bf16", "int8"]}).json()
+        assert [row["precision"] for row in answer["rows"]] == ["bf16", "int8"]
+        refused = web.post("/v1/compare", json=GEMMA | {"precisions": ["bf16", 4]})
+        assert refused.status_code == 400 and error_of(refused)["message"] == "precisions is not a text."
+
+    @pytest.mark.parametrize(
+        ("typed", "place"),
+        [
+            ("/v1", "/v1/docs"), ("/v1/", "/v1/docs"), ("/v1/docs/", "/v1/docs"),
+            ("/embed/?model=openai-community/gpt2&theme=dark", "/embed?model=openai-community/gpt2&theme=dark"),
+            ("/embed/builder/", "/embed/builder"),
+        ],
+    )  # fmt: skip
+    def test_an_address_with_a_slash_too_many_leads_to_the_page(self, web, typed, place):
+        moved = web.get(typed)
+        assert (moved.status_code, moved.headers["location"]) == (308, place)
+        assert web.get(place).status_code == 200
+
     def test_precisions_are_compared_with_the_first(self, web):
         asked = {**GEMMA, "precisions": "bf16,q4_k_m"}
         first, second = web.get("/v1/compare", params=asked).json()["rows"]

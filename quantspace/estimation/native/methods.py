@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ModelUnsupported, shorten
+from ..here import Device, installed
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,9 @@ class NativeMethod:
         loads: whether transformers loads it at all.
         stays_packed: whether transformers holds it packed while it generates.
         min_capability: compute capability below which transformers won't hold it packed; `None` for any.
+        packages: of PyPI, without which it can't be loaded.
+        kernels: of PyPI, without which it is unpacked while loading, as on a card that is too old.
+        on_a_card: whether it is loaded on a GPU of `min_capability` alone, and not unpacked elsewhere.
     """
 
     id: str
@@ -30,6 +34,9 @@ class NativeMethod:
     loads: bool = True
     stays_packed: bool = True
     min_capability: tuple[int, int] | None = None
+    packages: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()
+    on_a_card: bool = False
 
 
 UNTOLD = ModelUnsupported(
@@ -45,12 +52,16 @@ METHODS: dict[str, NativeMethod] = {
             "awq",
             "AWQ, integers with a scale and a zero point a group",
             "Needs the gptqmodel package; transformers loads dense models only, as it fuses experts.",
+            packages=("gptqmodel",),
         ),
         NativeMethod(
             "bitnet", "BitNet, four ternary weights a byte", "Runs anywhere; weights are unpacked at each use: slow."
         ),
         NativeMethod(
-            "bitsandbytes", "bitsandbytes, as stored", "Needs the bitsandbytes package; runs on a GPU and on a CPU."
+            "bitsandbytes",
+            "bitsandbytes, as stored",
+            "Needs the bitsandbytes package; runs on a GPU and on a CPU.",
+            packages=("bitsandbytes",),
         ),
         NativeMethod(
             "compressed-tensors",
@@ -58,12 +69,15 @@ METHODS: dict[str, NativeMethod] = {
             "Transformers needs the compressed-tensors package and unpacks the whole model to 16 bits before the first"
             f" token, fused experts while loading: plan for the 16-bit row there. {_ENGINES}.",
             stays_packed=False,
+            packages=("compressed-tensors",),
         ),
         NativeMethod(
             "fbgemm_fp8",
             "FP8 with a scale a row (FBGEMM)",
             "Needs the fbgemm-gpu package and compute capability 9.0 (H100) or newer.",
             min_capability=(9, 0),
+            packages=("fbgemm-gpu",),
+            on_a_card=True,
         ),
         NativeMethod(
             "fp8",
@@ -71,6 +85,7 @@ METHODS: dict[str, NativeMethod] = {
             "Needs compute capability 8.9 (L4, RTX 40, H100) or newer and the kernels package; transformers unpacks it"
             " to 16 bits on older cards and on a CPU.",
             min_capability=(8, 9),
+            kernels=("kernels",),
         ),
         NativeMethod(
             "fp8+nvfp4",
@@ -84,6 +99,7 @@ METHODS: dict[str, NativeMethod] = {
             "gptq",
             "GPTQ, integers with a scale and a zero point a group",
             "Needs the optimum and gptqmodel packages; transformers loads dense models only, as it fuses experts.",
+            packages=("optimum", "gptqmodel"),
         ),
         NativeMethod(
             "modelopt",
@@ -99,8 +115,14 @@ METHODS: dict[str, NativeMethod] = {
             "Needs triton 3.4 and the kernels package, and compute capability 7.5 or newer; transformers unpacks it to"
             " 16 bits without them.",
             min_capability=(7, 5),
+            kernels=("triton", "kernels"),
         ),
-        NativeMethod("torchao", "torchao, as stored", "Needs the torchao package, near the version that wrote it."),
+        NativeMethod(
+            "torchao",
+            "torchao, as stored",
+            "Needs the torchao package, near the version that wrote it.",
+            packages=("torchao",),
+        ),
     )
 }
 
@@ -149,6 +171,20 @@ def native_method(config: dict[str, Any], hf_quant_config: dict[str, Any] | None
             f"This checkpoint is stored as {shorten(name, 40)}, whose layout in memory is not known here.", _HINT
         )
     return METHODS[name]
+
+
+def method_named(name: str) -> NativeMethod | None:
+    """The format of a `quant_method`, as an inventory keeps it; `None` where it isn't known here."""
+    return METHODS.get(_SAME_LAYOUT.get(name.lower(), name.lower()))
+
+
+def unpacks(method: NativeMethod, device: Device) -> bool:
+    """Whether a load on `device` makes 16 bits of it: for want of a card or of kernels, or of ways to compute in it."""
+    if not method.stays_packed:
+        return True
+    if not method.kernels:
+        return False
+    return not device.can(method.min_capability) or not all(map(installed, method.kernels))
 
 
 def _method_name(quantization: dict[str, Any]) -> str:
