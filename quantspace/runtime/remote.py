@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from httpx2 import HTTPError, InvalidURL
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 from huggingface_hub.utils import get_session
@@ -23,6 +24,8 @@ from ..settings import settings
 from .frames import WordStream
 from .job import Message, Sampling, Stats, Text
 
+# No connection, a refusal, and an answer that is not a list of models.
+_NO_LIST = (HTTPError, InvalidURL, OSError, ValueError, KeyError, TypeError)
 _NO_KEY = "none"  # without a key of its own the client would send this machine's Hugging Face token
 
 
@@ -86,7 +89,7 @@ def served_models(engine: Engine) -> tuple[str, ...]:
         )
         answer.raise_for_status()
         return tuple(str(model["id"]) for model in answer.json()["data"])
-    except Exception as error:  # whatever keeps another server from answering, the client's name for it included
+    except _NO_LIST as error:
         raise _unreachable(engine, error) from error
 
 
