@@ -46,7 +46,9 @@ def estimate(
         revision: Branch, tag or commit of the model.
     """
     try:
-        return answers.estimate(model, gpu, gpu_count, context, batch, kv_dtype, revision)
+        return answers.estimate(
+            model, gpu=gpu, gpu_count=gpu_count, context=context, batch=batch, kv_dtype=kv_dtype, revision=revision
+        )
     except QuantSpaceError as error:
         return {"error": error.as_data()}
 

@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
 # Chromium asks its maker's servers for updates at every start, which a closed network refuses one by one.
 QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+PATIENCE_MS = 60_000  # what a page may take on two busy processors; Playwright's own are 5 s to show and 30 s to act
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def chromium_path() -> str | None:

@@ -67,6 +67,17 @@ def _nobody_keeps_the_turn() -> None:
         gc.collect()
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """The models of tests are too small for more, which would only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def hub() -> LocalHub:
     """The Hub that the client under test talks to; add repositories under ids of your own."""

@@ -162,10 +162,10 @@ def test_a_repository_is_the_same_whichever_of_its_files_is_meant():
     ids=lambda text: text[:14],
 )  # fmt: skip
 def test_long_nonsense_is_answered_at_once(text):
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(BadModelId):
         parse_reference(text)
-    assert time.perf_counter() - started < 0.2
+    assert time.thread_time() - started < 0.2
 
 
 SECRET = "hf_abcdefghijklmnopqrstuvwxyz01234567"

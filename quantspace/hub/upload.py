@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -82,7 +82,7 @@ def account_of(token: str | None) -> Account:
         TokenRefused, HubUnreachable: with the next step.
     """
     sent = sent_token(token)
-    if sent is False:
+    if sent is False or (sent is None and get_token() is None):  # said without asking: there may be no network
         raise _not_signed_in()
     try:
         told = ask_json(None, "/api/whoami-v2", token=sent)
@@ -295,7 +295,7 @@ def lacks_write(repo_id: str) -> TokenLacksScope:
 def _not_signed_in() -> NotSignedIn:
     return NotSignedIn(
         "Only with a token can something be sent to your account.",
-        f"Paste a token of the type Write from {_tokens_page()}.",
+        f"Sign in where the page offers it, or paste a token of the type Write from {_tokens_page()} first.",
     )
 
 

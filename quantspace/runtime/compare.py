@@ -31,7 +31,7 @@ from .quality.task import MAX_TOKENS, Measured, MeasureQuality, StoredLogits
 from .quality.text import EvaluationText
 
 ReferenceChoice = Literal["published", "fp32", "none"]
-State = Literal["waiting", "running", "done", "failed"]
+State = Literal["waiting", "running", "done", "failed", "cancelled"]
 T = TypeVar("T")
 
 MAX_PRECISIONS = 12
@@ -118,11 +118,20 @@ class Comparison:
     rows: tuple[Row, ...]
     sha: str = ""
     ended: float = 0.0
+    cancelled: bool = False
 
     @property
     def reference(self) -> Row | None:
         """The row that the others are compared with."""
         return next((row for row in self.rows if row.reference), None)
+
+    def cut(self) -> Comparison:
+        """This one, cancelled now: what was measured stays, and rows that were not over say so."""
+        if self.ended:
+            return self
+        over = ("done", "failed")
+        rows = tuple(row if row.state in over else replace(row, state="cancelled") for row in self.rows)
+        return replace(self, rows=rows, ended=time.time(), cancelled=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from ..errors import KeepFailed, ModelUnavailable, shorten
 from ..hub.client import repo_facts
 from ..hub.demo import DEMO_ID
 from ..hub.reference import ModelRef
-from ..precision import PRECISIONS
+from ..precision import PRECISIONS, label_of
 from ..settings import settings
 from ..units import gb
 from .job import Job, LoadOptions
@@ -63,7 +63,7 @@ def check_may_keep(job: Job) -> bool:
         raise refusal
     if PRECISIONS[job.precision].method == "cast" and not is_smaller(job):
         raise KeepFailed(
-            f"The download of {job.model_id} is no larger than a copy at {job.precision} would be.",
+            f"The download of {job.model_id} is no larger than a copy at {label_of(job.precision)} would be.",
             "It is on this disk already, and loads as fast.",
         )
     public = is_public(job.model_id, job.sha)

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..errors import LoadFailed, OutOfMemory, QuantSpaceError, shorten
 from ..estimation.architecture import max_context
+from ..precision import label_of
 from ..quiet import quiet_libraries
 from ..units import MIB, gb
 from .job import Job, Key, Phase, Readout
@@ -188,7 +189,7 @@ def refuse_if_too_large(job: Job, reclaimable: int = 0) -> None:
     expected = _expected_here(job)
     if expected + job.loading_bytes + LOADING_ROOM > free:
         raise OutOfMemory(
-            f"{job.model_id} at {job.precision} holds {gb(expected)}, and takes up to "
+            f"{job.model_id} at {label_of(job.precision)} holds {gb(expected)}, and takes up to "
             f"{gb(expected + job.loading_bytes)} while it is loaded; {device_name()} can give {gb(free)}.",
             "Choose a smaller precision or model, or run the app on a larger machine.",
         )
@@ -206,11 +207,11 @@ def _as_ours(error: BaseException, job: Job) -> BaseException:
         return error
     if ran_out(error):
         return OutOfMemory(
-            f"Memory ran out while {job.model_id} was loaded at {job.precision}.",
+            f"Memory ran out while {job.model_id} was loaded at {label_of(job.precision)}.",
             "Choose a smaller precision or model; what was loaded has been given back.",
         )
     return LoadFailed(
-        f"transformers {transformers.__version__} could not load {job.model_id} at {job.precision}: "
+        f"transformers {transformers.__version__} could not load {job.model_id} at {label_of(job.precision)}: "
         f"{type(error).__name__}: {shorten(str(error), 200)}",
         "The files may be incomplete or broken; try again, or try another precision or model.",
     )

@@ -12,11 +12,12 @@ from functools import lru_cache
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from ..hub.demo import DEMO_ID
 from ..precision import PRECISIONS, Precision
 from ..runtime.quality.figures import Quality
+from ..templating import templates_of
 from ..units import exact, gb
 
 _METHODS = {
@@ -65,7 +66,7 @@ class CardFacts:
 def model_card(facts: CardFacts) -> str:
     """The README.md of a copy: header, method, figures, and Python that loads it."""
     row = PRECISIONS[facts.precision]
-    text = _environment().get_template("model_card.md").render(
+    text = _templates().get_template("model_card.md").render(
         facts=facts,
         name=facts.repo_id.rpartition("/")[2],
         row=row,
@@ -118,9 +119,7 @@ def _plain(text: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> Environment:
-    environment = Environment(  # Markdown: what is inserted is escaped by `plain`, or stands in code
-        loader=PackageLoader("quantspace.share"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"plain": _plain, "exact": exact, "gb": gb, "count": lambda number: f"{number:,}"}
-    return environment
+def _templates() -> Environment:
+    """Of Markdown: what is inserted is escaped by `plain`, or stands in code."""
+    filters = {"plain": _plain, "exact": exact, "gb": gb, "count": lambda number: f"{number:,}"}
+    return templates_of("quantspace.share", filters, markup=False)

@@ -40,6 +40,7 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
             "architecture": measured.architecture if measured else None,
         },
         "ended": _time(comparison.ended),
+        "cancelled": comparison.cancelled,
         "device": measured.device if measured else None,
         "versions": _versions(),
         "reference": reference.precision if reference else None,
@@ -66,7 +67,8 @@ def as_csv(comparison: Comparison) -> str:
     text = data["text"] or {}
     asked = {
         "model": data["model"]["id"], "sha": data["model"]["sha"], "device": data["device"], "ended": data["ended"],
-        "compared_with": data["reference"], "text": text.get("name"), "text_sha256": text.get("sha256"),
+        "cancelled": data["cancelled"], "compared_with": data["reference"],
+        "text": text.get("name"), "text_sha256": text.get("sha256"),
         "prompt": data["prompt"], **{name: number for name, number in data["versions"].items()},
     }  # fmt: skip
     return csv_text([_flat(row) | asked for row in data["rows"]])
@@ -89,6 +91,7 @@ def as_markdown(comparison: Comparison) -> str:
         "",
         _about(data),
         "",
+        *(["**Cancelled before it was over:** what was measured until then.", ""] if comparison.cancelled else ()),
         markdown_row(head),
         markdown_row(["---", *["---:"] * (len(head) - 1)]),
         *(markdown_row(_cells(row)) for row in comparison.rows),
@@ -99,7 +102,8 @@ def as_markdown(comparison: Comparison) -> str:
         "",
     ]
     for row in comparison.rows:
-        lines += [f"**{row.label}:** {markdown_cell(row.answer or '(no answer)')}", ""]
+        cut = " (cancelled)" if row.state == "cancelled" else ""
+        lines += [f"**{row.label}:** {markdown_cell(row.answer or '(no answer)')}{cut}", ""]
         lines += [f"> {markdown_cell(f'{row.error.message} {row.error.hint}')}", ""] if row.error else []
     return "\n".join(lines)
 
@@ -107,6 +111,7 @@ def as_markdown(comparison: Comparison) -> str:
 def file_name(comparison: Comparison) -> str:
     """`gemma-3-4b-it-bf16-int8-nf4-dq`: a name that any disk takes."""
     parts = [model_name(comparison).rpartition("/")[2], *(row.precision for row in comparison.rows)]
+    parts += ["cancelled"] if comparison.cancelled else []
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).strip("-.")[:120]
 
 
@@ -116,6 +121,7 @@ def _row(row: Row) -> dict[str, Any]:
         "precision": row.precision,
         "label": row.label,
         "reference": row.reference,
+        "state": row.state,
         "footprint_bytes": readout.footprint_bytes if readout else None,
         "held_bytes": readout.held_bytes if readout else None,
         "load_s": readout.seconds if readout else None,

@@ -6,6 +6,7 @@ const FIELDS = {
 };
 const ALWAYS = ['model', 'gpu', 'context']; // whatever they are: what an app opens with may be set otherwise
 const ASKING = '#form-main, #form-workload, #model-chips, #ranking, #access, #finetune-form, #finetune-steps';
+const GOING_MS = 50; // who goes back twice at once asks once
 const TYPING_MS = 300; // browsers refuse more than about 100 changes in 30 s
 const SECRET = /hf_[A-Za-z0-9]{30,}/;
 const SPACES = 'https://huggingface.co';
@@ -14,8 +15,11 @@ const ANY = Symbol('whatever is answered');
 let answered = null; // the query of the last answer, without the tab
 let entry = null; // what the entry of the history stands for, and its address
 let restoring = null; // what back or forward went to, until it is answered
+let turned = false; // to another tab meanwhile
 let drafted = false; // the address shows what is being typed
 let typing = null;
+let step = 0; // through the history, so that the app can tell which is the last
+let going = null;
 
 const told = () => element.querySelector('[data-query]').dataset;
 
@@ -27,6 +31,8 @@ function withTab(query) {
   const tab = selectedTab();
   return tab === 'run' ? query : `${query}${query && '&'}tab=${tab}`;
 }
+
+const withoutTab = (query) => query.replace(/(^|&)tab=[^&]*$/, '');
 
 // Gradio's own parameters, such as the theme, stay; they are no part of a link that is given away.
 function url(query) {
@@ -52,11 +58,13 @@ function tellParent(query) {
 }
 
 function settle() {
-  const query = withTab(answered);
+  let query = withTab(answered);
   if (entry === null) {
-    write('replaceState', query, location.href); // as it was asked for, in whatever spelling
+    write('replaceState', query, turned ? url(query) : location.href); // as it was asked for, in whatever spelling
+    turned = false;
   } else if (restoring !== null) {
-    if (restoring !== ANY && restoring !== query) return; // an answer to a question before
+    if (restoring !== ANY && withoutTab(restoring) !== answered) return; // an answer to a question before
+    if (restoring !== ANY) query = restoring; // its tab may not be drawn yet
     restoring = null;
     write('replaceState', query);
   } else if (query === entry.query) {
@@ -69,6 +77,10 @@ function settle() {
   clearTimeout(typing);
   drafted = false;
   entry = { query, address: location.href };
+  if (turned) {
+    turned = false;
+    settle();
+  }
 }
 
 function draft() {
@@ -113,7 +125,7 @@ watch('value', () => {
   const { query } = told();
   if (!query) return;
   answered = query;
-  settle();
+  setTimeout(settle); // a link's tab is drawn with its answer
 });
 
 for (const kind of ['input', 'click', 'keydown']) {
@@ -127,8 +139,11 @@ for (const kind of ['input', 'click', 'keydown']) {
 }
 
 document.addEventListener('click', (event) => {
-  if (!event.target.closest?.('#questions [role=tab]') || answered === null) return;
-  setTimeout(() => restoring === null && settle()); // after Gradio has changed the tab
+  if (!event.target.closest?.('#questions [role=tab]')) return;
+  setTimeout(() => { // after Gradio has changed the tab
+    if (answered === null || restoring !== null) turned = true;
+    else settle();
+  });
 });
 
 window.addEventListener('popstate', (event) => {
@@ -136,8 +151,11 @@ window.addEventListener('popstate', (event) => {
   clearTimeout(typing);
   drafted = false;
   restoring = asked ?? ANY;
+  turned = false;
   entry = { query: asked ?? '', address: location.href };
   const query = asked ?? location.search.slice(1);
   tellParent(query);
-  trigger('click', { query });
+  clearTimeout(going);
+  step += 1;
+  going = setTimeout(() => trigger('click', { query, step }), GOING_MS);
 });

@@ -36,7 +36,7 @@ TABS = {
 }
 _HUB = "https://huggingface.co"  # in links that outlive this app's own endpoint; understood everywhere
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{30,}")
-_SCRIPTS = ("copy.js", "address.js")
+_SCRIPTS = ("copy.js", "keep.js", "address.js")  # of the whole page, which has one address
 
 
 @dataclass(frozen=True)

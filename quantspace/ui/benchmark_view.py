@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ..errors import QuantSpaceError
+from ..precision import label_of
 from ..runtime import benchmarks, session
 from ..runtime.benchmarks import BenchmarkResult, BenchmarkTask
 from ..runtime.job import Done, Failed, Job, Phase
@@ -76,7 +77,7 @@ def run_benchmark(job: Job | None, task: str, limit: float, rows: Rows) -> Itera
     except QuantSpaceError as error:
         yield error_html(error), off, gr.skip(), gr.skip()
         return
-    view = ProgressView(f"{job.model_id} · {job.precision}")
+    view = ProgressView(f"{job.model_id} · {label_of(job.precision)}")
     for event in session.perform(job, asked):
         if isinstance(event, Phase):
             yield view.html(event), on, gr.skip(), gr.skip()
@@ -91,7 +92,7 @@ def _row(job: Job, asked: BenchmarkTask, result: BenchmarkResult) -> dict[str, A
     spread = f" ± {196 * result.stderr:.1f}" if result.stderr is not None else ""
     return {
         "model": job.model_id,
-        "precision": job.precision,
+        "precision": label_of(job.precision),
         "benchmark": asked.benchmark.label,
         "metric": result.metric,
         "value": f"{100 * result.value:.1f}{spread} %",

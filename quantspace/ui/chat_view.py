@@ -13,7 +13,7 @@ from ..hub.demo import DEMO_ID
 from ..runtime.job import Job
 from ..runtime.remote import RemoteModel
 from ..settings import settings
-from .conversation import History, stopped
+from .conversation import History, at_precision, stopped
 from .conversation_events import asked, cleared_of, edited, example, exported, reply, retried, undone
 from .conversation_file import FORMATS
 
@@ -27,7 +27,7 @@ DEMO_QUESTIONS = (
 # The box is closed while an answer streams; whoever types with keys goes on where they were.
 _FOCUS = """() => setTimeout(() => matchMedia('(pointer: fine)').matches
   && document.querySelector('#message textarea')?.focus({preventScroll: true}), 100)"""
-COPY_WORDS = (files("quantspace.ui") / "chat_copy.js").read_text(encoding="utf-8")
+COPY_WORDS = (files("quantspace.ui") / "chat_words.js").read_text(encoding="utf-8")
 _DOWNLOAD = """(file) => {
   if (!file?.text) return;
   const link = document.createElement('a');
@@ -61,6 +61,7 @@ def build_chat() -> Chat:
     with gr.Column(elem_id="chat", min_width=320) as panel:
         bot = gr.Chatbot(
             label="Chat",
+            show_label=False,  # it floats over the first message
             height=460,
             placeholder=NOT_LOADED,
             elem_id="chatbot",
@@ -126,7 +127,7 @@ def opened(job: Job | RemoteModel, has_template: bool, images: bool = False) -> 
     """Updates of chatbot, message box and send button once `job`'s model can be talked to."""
     examples = [{"text": question} for question in DEMO_QUESTIONS] if job.model_id == DEMO_ID else []
     remote = isinstance(job, RemoteModel)
-    where = f"is asked at **{job.precision}**" if remote else f"at **{job.precision}** is in memory"
+    where = f"is asked at **{at_precision(job)}**" if remote else f"at **{at_precision(job)}** is in memory"
     words = f"**{job.model_id}** {where}."
     invitation = "Ask something, or attach an image" if images else "Ask something"
     if not has_template:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.resources import files
 from threading import Lock
@@ -17,8 +17,8 @@ from ..estimation.builder import inventory_for
 from ..estimation.loadable import held_here, why_not
 from ..estimation.weights import weight_bytes
 from ..hub.reference import parse_reference
-from ..precision import LOADABLE
-from ..runtime.compare import DEFAULT_TEXT_TOKENS, Comparison, Question, compare
+from ..precision import LOADABLE, label_of
+from ..runtime.compare import DEFAULT_TEXT_TOKENS, Comparison, Question, Step, compare
 from ..runtime.job import Sampling
 from ..runtime.quality.task import MAX_TOKENS
 from ..runtime.quality.text import MAX_CHARACTERS, EvaluationText, bundled_text, own_text
@@ -26,6 +26,7 @@ from ..settings import settings
 from ..share.quality_words import QUALITY_COLUMNS, finding, text_words
 from ..share.report import as_csv, as_json, as_markdown, file_name, model_name
 from ..units import gb
+from . import tickets
 from .access import token_of
 from .complaint import error_html
 from .progress import ProgressView
@@ -36,10 +37,8 @@ DEFAULT_PROMPT = "What is quantization?"
 BUNDLED, OWN, NONE = "bundled", "own", "none"
 _TEXTS = [("The bundled text", BUNDLED), ("My own text", OWN), ("Not at all: answers only", NONE)]
 _REFERENCES = [("In its own dtype", "published"), ("In FP32", "fp32"), ("None: perplexity only", "none")]
+_STATES = {"waiting": "waits", "running": "at work", "done": "", "failed": "", "cancelled": "cancelled"}
 _KEPT = 200  # comparisons whose files can be had
-_CANCELLED = """() => document.querySelectorAll(
-  '#compare-result .qs-card:is([data-state=running], [data-state=waiting]) > header > .qs-dim'
-).forEach((words) => { words.textContent = 'cancelled'; })"""
 _SCRIPT = (files("quantspace.ui") / "compare.js").read_text(encoding="utf-8")
 
 
@@ -122,18 +121,16 @@ def wire_compare(place: Compare, model: gr.Textbox, token: gr.Textbox, asked: li
     """
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     gr.on(asked, offered, [model, token, place.inputs[0]], place.inputs[0], trigger_mode="always_last", **quick)
-    running = place.run.click(
+    ticket, states = gr.State(""), [place.progress, place.result, place.run, place.cancel]
+    place.run.click(
         run_comparison,
-        [model, token, *place.inputs],
-        [place.progress, place.result, place.run, place.cancel],
+        [ticket, model, token, *place.inputs],
+        [ticket, *states],
         concurrency_limit=4,
         trigger_mode="multiple",  # "once" would swallow a press right after a cancel
         **quick,
     )
-    stopped: dict[str, Any] = {"fn": lambda: ("", *_buttons(running=False)), "inputs": None} | quick
-    shown = {"outputs": [place.progress, place.run, place.cancel]}
-    # Twice: a step under way may come after the first.
-    place.cancel.click(**stopped, **shown, cancels=[running]).then(**stopped, **shown).then(None, js=_CANCELLED)
+    place.cancel.click(cancelled, ticket, states, **quick)
 
 
 def offered(model: str, oauth: gr.OAuthToken | None, typed_token: str, chosen: list[str]) -> Any:
@@ -149,6 +146,7 @@ def offered(model: str, oauth: gr.OAuthToken | None, typed_token: str, chosen: l
 
 
 def run_comparison(
+    before: str,
     model: str,
     oauth: gr.OAuthToken | None,
     typed_token: str,
@@ -159,8 +157,12 @@ def run_comparison(
     reference: str,
     tokens: int,
     length: int,
-) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """The comparison as it grows: progress, result, and which of the two buttons there is."""
+) -> Iterator[list[Any]]:
+    """The comparison as it grows: its ticket, progress, result, and which of the two buttons there is.
+
+    The one `before` it gives way, where it is still under way.
+    """
+    ticket = tickets.next_ticket(before)
     try:
         question = Question(
             model,
@@ -171,24 +173,40 @@ def run_comparison(
             reference,  # type: ignore[arg-type]
             sampling=Sampling(greedy=True, max_new_tokens=int(length)),
         )
-        yield "", gr.skip(), *_buttons(running=True)
-        yield from _steps(question, token_of(typed_token, oauth))
+        yield [ticket, "", gr.skip(), *_buttons(running=True)]
+        with closing(compare(question, token_of(typed_token, oauth))) as steps:
+            for shown in _shown(steps, question, ticket):
+                yield [gr.skip(), *shown]
     except QuantSpaceError as error:
-        yield error_html(error), gr.skip(), *_buttons(running=False)
+        yield [gr.skip(), error_html(error), gr.skip(), *_buttons(running=False)]
 
 
-def _steps(question: Question, token: str | None) -> Iterator[tuple[Any, Any, Any, Any]]:
+def _shown(steps: Iterator[Step], question: Question, ticket: str) -> Iterator[list[Any]]:
     view, precision = None, ""
-    for step in compare(question, token):
+    for step in steps:
+        if fate := tickets.fate(ticket):
+            yield cancelled(ticket) if fate == "cancelled" else [gr.skip()] * 4
+            return
+        remember(ticket, step.comparison)
         if step.phase is None:
-            yield "", comparison_html(step.comparison, remember(step.comparison)), *_buttons(running=False)
+            yield ["", comparison_html(step.comparison, ticket), *_buttons(running=False)]
             return
         if view is None or step.precision != precision:
             precision = step.precision
-            label = LOADABLE[precision].label if precision in LOADABLE else precision
-            view = ProgressView(f"{question.model[:80]} · {label}")
-        shown = comparison_html(step.comparison) if step.comparison.rows else ""
-        yield view.html(step.phase), shown, gr.skip(), gr.skip()
+            view = ProgressView(f"{question.model[:80]} · {label_of(precision)}")
+        html = comparison_html(step.comparison) if step.comparison.rows else ""
+        # the buttons again: Gradio sends what changed, and may take back a change that isn't drawn yet
+        yield [view.html(step.phase), html, *_buttons(running=True)]
+
+
+def cancelled(ticket: str) -> list[Any]:
+    """Stop a comparison: what has been measured until then stays, and can be kept."""
+    tickets.cancel(ticket)
+    comparison = cut(ticket)
+    if comparison is None or not comparison.rows:
+        return ["", gr.skip(), *_buttons(running=False)]
+    measured = any(row.readout for row in comparison.rows)
+    return ["", comparison_html(comparison, ticket if measured else ""), *_buttons(running=False)]
 
 
 def _text(source: str, own: str, model: str) -> EvaluationText | None:
@@ -213,6 +231,7 @@ def comparison_html(comparison: Comparison, ticket: str = "") -> str:
         method=text_words(judged, text.name) if judged and text else "",
         falls=any(row.quality and row.quality.ratio and row.quality.ratio.high < 1 for row in comparison.rows),
         found={row.precision: finding(row, reference) for row in comparison.rows},
+        states=_STATES,
         ticket=ticket,
         formats=FORMATS,
     )
@@ -222,12 +241,21 @@ _comparisons: LRUCache[str, Comparison] = LRUCache(_KEPT)
 _lock = Lock()
 
 
-def remember(comparison: Comparison) -> str:
-    """Keep a comparison for a while, for those who want a file of it; gives its ticket."""
-    ticket = secrets.token_urlsafe(16)
+def remember(ticket: str, comparison: Comparison) -> None:
+    """Keep a comparison as far as it has come, for those who want a file of it; one that was cut stays so."""
     with _lock:
-        _comparisons[ticket] = comparison
-    return ticket
+        last = _comparisons.get(ticket)
+        if last is None or not last.cancelled:
+            _comparisons[ticket] = comparison
+
+
+def cut(ticket: str) -> Comparison | None:
+    """The comparison of a ticket, which is over now; nothing where it had not begun."""
+    with _lock:
+        comparison = _comparisons.get(ticket)
+        if comparison is not None:
+            comparison = _comparisons[ticket] = comparison.cut()
+        return comparison
 
 
 def file_of_comparison(given: object) -> dict[str, str] | None:

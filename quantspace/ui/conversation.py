@@ -1,15 +1,18 @@
 """A conversation as the chat shows it, in Gradio's messages: what was said, what belongs to it, and where it is cut.
 
 An image is a message of its own in front of its question, since editing a question replaces all that is in it.
+Gradio draws every message as Markdown with HTML in it: what a person typed goes there as one block of plain text.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..precision import label_of
 from ..runtime.job import Job, Message, Sampling, Stats
 from ..runtime.remote import RemoteModel
 
@@ -21,13 +24,16 @@ STATS_BEGIN = "\n\n<small class='qs-stats'>"
 STATS_END = "</small>"  # left open while an answer streams
 _CUT = "<span class='qs-cut'>"
 _NO_WORDS = "(no words)"
+TYPED_BEGIN, TYPED_END = "<div class='qs-typed'>", "</div>"  # chat_words.js knows them too
+_DRAWN = re.compile(r"[&<>$\r\n]")  # what would be drawn, or end the block: tags, formulas, an empty line
+_HIDDEN = re.compile(r"&#(\d+);")
 _ENDINGS = {"length": "cut at max new tokens", "stopped": "stopped"}
 
 
 def question(draft: Draft) -> History:
     """The messages that a draft becomes: its images, then its words."""
     pictures = [{"role": "user", "content": {"path": path}} for path in draft.get("files", ())]
-    words = [{"role": "user", "content": [_words(draft["text"])]}] if draft["text"].strip() else []
+    words = [{"role": "user", "content": [_words(as_typed(draft["text"]))]}] if draft["text"].strip() else []
     return [*pictures, *words]
 
 
@@ -61,7 +67,19 @@ def without_question(history: History) -> History:
 def with_text(history: History, index: int | tuple[int, int], text: str) -> History:
     """The conversation with other words in the question at `index`."""
     position = index if isinstance(index, int) else index[0]
-    return [*history[:position], {"role": "user", "content": [_words(text)]}, *history[position + 1 :]]
+    return [*history[:position], {"role": "user", "content": [_words(as_typed(text))]}, *history[position + 1 :]]
+
+
+def as_typed(text: str) -> str:
+    """A person's words for the chat to show as they are: one block of HTML, in which nothing is drawn."""
+    return TYPED_BEGIN + _DRAWN.sub(lambda found: f"&#{ord(found[0])};", text) + TYPED_END
+
+
+def typed(shown: str) -> str:
+    """What a person typed, of what the chat shows of it; what is not of `as_typed` stays as it is."""
+    if not (shown.startswith(TYPED_BEGIN) and shown.endswith(TYPED_END)):
+        return shown
+    return _HIDDEN.sub(lambda found: chr(int(found[1])), shown[len(TYPED_BEGIN) : -len(TYPED_END)])
 
 
 def messages_of(history: History, system: str) -> list[Message]:
@@ -105,10 +123,15 @@ def _answer(shown: str, facts: dict[str, Any]) -> Turn:
     return {"role": "assistant", "content": [_words(shown)], "metadata": {"log": json.dumps(facts)}}
 
 
+def at_precision(job: Job | RemoteModel) -> str:
+    """The name that people know a model's precision by; of an engine elsewhere, its own."""
+    return job.precision if isinstance(job, RemoteModel) else label_of(job.precision)
+
+
 def said(content: Any) -> str:
-    """The words of a message, without the statistics beneath an answer."""
+    """The words of a message: a question as it was typed, an answer without the statistics beneath it."""
     words = _text(content).partition(STATS_BEGIN)[0]
-    return "" if words == _NO_WORDS else words
+    return "" if words == _NO_WORDS else typed(words)
 
 
 def images_of(content: Any) -> list[str]:
@@ -134,7 +157,7 @@ def _facts(stats: Stats, job: Job | RemoteModel, sampling: Sampling) -> dict[str
 
 def _parts(stats: Stats, job: Job | RemoteModel) -> list[str]:
     parts = ["completion"] if stats.completion else []
-    parts += [job.precision, f"{stats.new_tokens} tokens"]
+    parts += [at_precision(job), f"{stats.new_tokens} tokens"]
     if stats.tokens_per_s is not None:
         parts.append(f"{stats.tokens_per_s:.1f} tokens/s")
     if stats.first_token_s is not None:

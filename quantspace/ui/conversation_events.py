@@ -17,11 +17,13 @@ from .conversation import (
     Draft,
     History,
     answered,
+    at_precision,
     before,
     draft_of,
     messages_of,
     question,
     stopped,
+    typed,
     with_text,
     without_question,
 )
@@ -71,7 +73,7 @@ def reply(
     except QuantSpaceError as error:
         yield _gone_back(history, resort, error_html(error))
         return
-    view = ProgressView(f"{job.model_id} · {job.precision}")
+    view = ProgressView(f"{job.model_id} · {at_precision(job)}")
     answer = ""
     shown: History = []
     for event in session.chat(job, messages_of(history, system), sampling):
@@ -112,8 +114,9 @@ def retried(event: gr.RetryData, history: History) -> tuple[History, Resort]:
 
 def edited(event: gr.EditData, history: History) -> tuple[History, Resort]:
     """A question in other words, to be answered anew. An error, or no words at all, leaves everything as it was."""
-    old = with_text(history, event.index, event.previous_value)
-    return before(history, event.index) if event.value.strip() else old, Resort(old)
+    old = with_text(history, event.index, typed(event.previous_value))
+    new = with_text(history, event.index, event.value)
+    return before(new, event.index) if event.value.strip() else old, Resort(old)
 
 
 def undone(event: gr.UndoData, history: History) -> tuple[History, Draft]:

@@ -16,7 +16,7 @@ from ..hub.reference import ModelRef, parse_reference
 from ..runtime.measured_speed import measurements
 from ..share.finetuning import FIELDS, Finetuning
 from .access import FORGET, Access, token_of
-from .address import Opened, address_html, opened, query_of, tuned_by
+from .address import address_html, opened, query_of, tuned_by
 from .complaint import error_html
 from .finetune_view import FinetuneForm, filled
 from .fit_table import table_html, waiting_html
@@ -33,6 +33,7 @@ QUIETLY: dict[str, Any] = {
 }
 _QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _newest: LRUCache[str | None, object] = LRUCache(10_000)  # session → its last question
+_steps: LRUCache[str | None, int] = LRUCache(10_000)  # session → its last step through the browser's history
 _estimates = ThreadPoolExecutor(max_workers=32, thread_name_prefix="estimate")
 
 
@@ -118,24 +119,43 @@ def wire_estimate(
     gr.on(
         [part.input for part in controls], _tuned, [*form.inputs(), asked_row, *controls], [tuned, address], **QUIETLY
     )
-    of_link = [*form.inputs(), asked_row, link_note, tabs, tuned, *controls]
-    page.load(_open, None, [*of_link, chips], **_QUICK).then(**show)
-    address.click(_go, None, of_link, trigger_mode="multiple", **_QUICK).then(**show)
+    gone_to = gr.State("")
+    of_link = [gone_to, *form.inputs(), asked_row, link_note, tabs, tuned, *controls]
+    follow = {"fn": _follow, "inputs": [gone_to, access.token], "outputs": [table, complaint, address]}
+    follow |= {"trigger_mode": "multiple", "concurrency_limit": 16, **_QUICK}
+    page.load(chips_html, None, chips, **_QUICK)
+    page.load(_open, None, of_link, **_QUICK).then(**follow)
+    address.click(_go, None, of_link, trigger_mode="multiple", **_QUICK).then(**follow)
 
 
 def _open(request: gr.Request) -> list[Any]:
-    return [*_filled(opened(request.query_params)), chips_html()]
+    return _filled(str(request.query_params))
 
 
-def _go(event: gr.EventData) -> list[Any]:
-    return _filled(opened(str(event.query)))
+def _go(event: gr.EventData, request: gr.Request) -> Any:
+    """The form that an entry of the browser's history stands for; a step that arrives late is passed over."""
+    session, step = request.session_hash, int(event.step)
+    if step < _steps.get(session, 0):
+        return gr.skip()
+    _steps[session] = step
+    return _filled(str(event.query))
 
 
-def _filled(link: Opened) -> list[Any]:
+def _follow(
+    query: str, typed_token: str, oauth: gr.OAuthToken | None, request: gr.Request
+) -> Iterator[tuple[Any, Any, Any]]:
+    """The table that the newest link asks for: not what the form shows, which may be between two links."""
+    link = opened(query)
+    tuned = link.state.finetuning
+    yield from show_estimate(*link.values(), typed_token, link.asked_row, tuned, oauth, request)
+
+
+def _filled(query: str) -> list[Any]:
     """What a link makes of the form, the row to be marked, the note about what was not understood, and the tabs."""
+    link = opened(query)
     ignored = render("ignored", names=link.ignored) if link.ignored else ""
     tabs = gr.Tabs(selected=link.tab)
-    return [*link.values(), link.asked_row, ignored, tabs, link.state.finetuning, *filled(link.controls())]
+    return [query, *link.values(), link.asked_row, ignored, tabs, link.state.finetuning, *filled(link.controls())]
 
 
 def _tuned(*given: Any) -> tuple[Any, Any]:

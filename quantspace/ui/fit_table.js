@@ -1,4 +1,4 @@
-// The fit table: *Load* of a row, the code that loads a row once it is opened, and files to keep.
+// The fit table: *Load* of a row, the code that loads a row once it is opened, and files to keep (see `keep.js`).
 // Gradio gives `element`, `server`, `watch` and `trigger`.
 const MISSING = 'This table is not at hand any more. Press Estimate and try again.';
 let seen = '';
@@ -32,25 +32,10 @@ async function showCode(details) {
   details.append(place);
 }
 
-function bytes(base64) {
-  return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-}
-
-async function keep(button) {
-  const place = button.closest('.qs-keep');
-  place.querySelector('.qs-note')?.remove();
-  button.disabled = true;
+function keep(button) {
   const theme = document.body.classList.contains('dark') ? 'dark' : 'light';
-  const file = await ask('file_of_table', button.dataset.keep, theme);
-  button.disabled = false;
-  if (file === null) return void place.lastElementChild.append(note(MISSING));
-  place.open = false;
-  place.querySelector('summary').focus();
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([file.base64 ? bytes(file.base64) : file.text], { type: file.type }));
-  link.download = file.name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  const file = ask('file_of_table', button.dataset.keep, theme);
+  button.dispatchEvent(new CustomEvent('quantspace-keep', { bubbles: true, detail: { file, missing: MISSING } }));
 }
 
 element.addEventListener('click', (event) => {
@@ -64,18 +49,6 @@ element.addEventListener('toggle', (event) => {
   const details = event.target;
   if (details.open && details.matches('.qs-code') && !['asked', 'shown'].includes(details.dataset.state)) showCode(details);
 }, true); // toggle does not bubble
-
-element.addEventListener('keydown', (event) => {
-  const menu = event.target.closest('.qs-keep[open]');
-  if (event.key !== 'Escape' || !menu) return;
-  menu.open = false;
-  menu.querySelector('summary').focus();
-});
-
-document.addEventListener('click', (event) => {
-  const menu = element.querySelector('.qs-keep[open]');
-  if (menu && !menu.contains(event.target)) menu.open = false;
-});
 
 watch('value', () => { // once for each row that is asked for, not at every change of the workload
   const row = element.querySelector('.qs-asked');

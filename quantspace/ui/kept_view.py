@@ -185,22 +185,21 @@ def kept_here(job: Job) -> bool:
 
 def keep_copy(job: Job | None, oauth: gr.OAuthToken | None, typed: str) -> Iterator[list[Any]]:
     """Write the copy: progress, then the list with it."""
-    unchanged = [gr.skip(), gr.skip(), gr.skip(), gr.skip()]
     if not isinstance(job, Job):
         return
     view = ProgressView(f"{job.model_id[:80]} · {label_of(job.precision)}")
+    again = [gr.skip(), gr.update(interactive=True), gr.skip(), gr.skip()]
     busy = [gr.skip(), gr.update(interactive=False), gr.skip(), gr.skip()]
     yield [view.html(Phase("Asking whether it may be kept")), gr.update(visible=False), *busy]
     try:
         task = KeepTask.of(job)
     except KeepFailed as error:
-        yield [error_html(error), gr.update(visible=False), gr.skip(), gr.update(interactive=True), *unchanged[2:]]
+        yield [error_html(error), gr.update(visible=False), *again]
         return
     for step in session.perform(job, task):
         if isinstance(step, Phase):
-            yield [view.html(step), gr.update(visible=True), *unchanged]
+            yield [view.html(step), gr.update(visible=True), *busy]
         elif isinstance(step, Failed):
-            again = [gr.skip(), gr.update(interactive=True), gr.skip(), gr.skip()]
             yield [failed_html(step), gr.update(visible=False), *again]
         elif isinstance(step, Done):
             listed = list_html(oauth, typed)

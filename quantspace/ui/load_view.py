@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..errors import QuantSpaceError, shorten
 from ..precision import label_of
 from ..runtime import session
 from ..runtime.job import Event, Failed, Job, Loaded, Phase
+from . import tickets
 from .access import token_of
 from .chat_view import Chat, opened
 from .complaint import error_html, failed_html
@@ -56,45 +58,59 @@ def wire_load(table: gr.HTML, token: gr.Textbox, place: LoadPlace, readout: gr.H
     """Load the row whose button is pressed in `table`; `job` then holds what the chat talks to."""
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     table.click(None, js=_SCROLL_TO_RUN)
-    loading = table.click(
+    ticket = gr.State("")
+    table.click(
         load_row,
-        [token, *place.options.form.inputs()],
-        [place.progress, place.cancel, readout, job, chat.bot, chat.box, chat.send],
+        [ticket, token, *place.options.form.inputs()],
+        [ticket, place.progress, place.cancel, readout, job, chat.bot, chat.box, chat.send],
         concurrency_limit=4,
-        trigger_mode="multiple",  # "once" would swallow a press right after a cancel
+        trigger_mode="multiple",  # another row may be pressed meanwhile: the one before gives way
         **quick,
     )
-    stopped = ("", gr.update(visible=False))
-    place.cancel.click(lambda: stopped, None, [place.progress, place.cancel], cancels=[loading], **quick)
+    place.cancel.click(_cancelled, ticket, [place.progress, place.cancel], **quick)
 
 
-def load_row(event: gr.EventData, oauth: gr.OAuthToken | None, typed_token: str, *chosen: Any) -> Iterator[list[Any]]:
-    """Load the row whose button was pressed as the options say: progress, then the readout and an open chat."""
+def load_row(
+    event: gr.EventData, before: str, oauth: gr.OAuthToken | None, typed_token: str, *chosen: Any
+) -> Iterator[list[Any]]:
+    """Load the row whose button was pressed as the options say: progress, then the readout and an open chat.
+
+    The load `before` it, where there is one, gives way.
+    """
+    ticket = tickets.next_ticket(before)
     try:
         options = options_of(*chosen)
     except QuantSpaceError as error:
-        yield _loading(error_html(error), gr.update(visible=False))
+        yield _loading(error_html(error), gr.update(visible=False), ticket)
         return
     model, precision = str(event.model), str(event.precision)
     view = ProgressView(f"{model[:80]} · {label_of(precision)}")
+    yield _loading(view.html(Phase("resolve")), gr.update(visible=True), ticket)
     job: Job | None = None
     found = (model, precision, str(event.revision), token_of(typed_token, oauth), options, _context(event))
-    for step in _steps(*found):
-        if isinstance(step, Job):
-            job = step
-        elif isinstance(step, Phase):
-            yield _loading(view.html(step), gr.update(visible=True))
-        elif isinstance(step, Failed):
-            yield _loading(failed_html(step), gr.update(visible=False))
-        elif isinstance(step, Loaded):
-            html = readout_html(job, step.readout, str(event.revision))
-            yield [
-                "",
-                gr.update(visible=False),
-                html,
-                job,
-                *opened(job, step.readout.chat_template, step.readout.images),
-            ]
+    with closing(_steps(*found)) as steps:
+        for step in steps:
+            if (fate := tickets.fate(ticket)) != "":
+                yield _loading("", gr.update(visible=False)) if fate == "cancelled" else [gr.skip()] * 8
+                return
+            if isinstance(step, Job):
+                job = step
+            elif isinstance(step, Phase):
+                yield _loading(view.html(step), gr.update(visible=True))
+            elif isinstance(step, Failed):
+                yield _loading(failed_html(step), gr.update(visible=False))
+            elif isinstance(step, Loaded):
+                yield _loaded(job, step, str(event.revision))
+
+
+def _cancelled(ticket: str) -> list[Any]:
+    tickets.cancel(ticket)
+    return ["", gr.update(visible=False)]
+
+
+def _loaded(job: Job, step: Loaded, revision: str) -> list[Any]:
+    chat = opened(job, step.readout.chat_template, step.readout.images)
+    return [gr.skip(), "", gr.update(visible=False), readout_html(job, step.readout, revision), job, *chat]
 
 
 def _steps(*found: Any) -> Iterator[Event | Job]:
@@ -113,5 +129,5 @@ def _context(event: gr.EventData) -> int:
     return int(told) if told.isascii() and told.isdigit() else 0
 
 
-def _loading(progress: str, cancel: Any) -> list[Any]:
-    return [progress, cancel, *(gr.skip() for _ in range(5))]
+def _loading(progress: str, cancel: Any, ticket: Any = None) -> list[Any]:
+    return [ticket or gr.skip(), progress, cancel, *(gr.skip() for _ in range(5))]

@@ -1,27 +1,20 @@
-"""Templates of the page: Jinja2 with autoescape, so that no model id or message is ever markup."""
+"""Templates of the page, so that no model id or message is ever markup."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
+from ..templating import templates_of
 from ..units import exact, gb, gib
 from .links import linked
 
 
 @lru_cache(maxsize=1)
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("quantspace.ui"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
-    environment.filters |= {
+def _templates() -> Environment:
+    filters = {
         "gb": gb,
         "gib": gib,
         "exact": exact,
@@ -32,7 +25,7 @@ def _environment() -> Environment:
         "sentence": _sentence,
         "linked": linked,
     }
-    return environment
+    return templates_of("quantspace.ui", filters)
 
 
 def _speed(expected: Any) -> str:
@@ -59,4 +52,4 @@ def _sentence(text: str) -> str:
 
 def render(template: str, **values: Any) -> str:
     """The HTML of `templates/<template>.html` with `values` filled in."""
-    return _environment().get_template(f"{template}.html").render(**values)
+    return _templates().get_template(f"{template}.html").render(**values)

@@ -10,8 +10,8 @@ from ..errors import BadInput, shorten
 from ..estimation.advice import ADVISED, active_parameters, smallest_gpus, what_fits
 from ..estimation.builder import inventory_for
 from ..estimation.cache import cache_bytes, kept_dtype
-from ..estimation.calculator import DEFAULT_RAM_GB, hardware_and_workload
 from ..estimation.calculator import estimate as estimate_fit
+from ..estimation.calculator import hardware_and_workload
 from ..estimation.fit import applies
 from ..estimation.gguf.rows import file_precisions, precision_for
 from ..estimation.hardware import gpus as catalogue
@@ -26,26 +26,16 @@ from ..share.spelling import find_spelling
 COMPARED = ("native", "bf16", "int8", "nf4-dq")  # those that mean something for the model
 
 
-def estimate(
-    model: str,
-    gpu: str = "t4",
-    gpu_count: Any = 1,
-    context: Any = 8192,
-    batch: Any = 1,
-    kv_dtype: str = "auto",
-    revision: str = "main",
-    ram_gb: Any = DEFAULT_RAM_GB,
-    images: Any = 0,
-    *,
-    token: str | None = None,
-) -> dict[str, Any]:
+def estimate(model: str, *, token: str | None = None, **asked: Any) -> dict[str, Any]:
     """The fit table of a model on a card.
+
+    Args:
+        asked: the card and the workload, under the names that the calculator gives them.
 
     Raises:
         BadInput, ModelUnavailable, ModelUnsupported: each says what is wrong and what to do. So do all below.
     """
-    asked = (model, gpu, gpu_count, context, batch, kv_dtype, revision, ram_gb, images)
-    return estimate_fit(*asked, token=token, measured=measurements.on).as_data()
+    return estimate_fit(model, **asked, token=token, measured=measurements.on).as_data()
 
 
 def gpus() -> list[dict[str, Any]]:
@@ -109,26 +99,17 @@ def models_for_gpu(
 
 
 def compare(
-    model: str,
-    precisions: str | Sequence[str] = "",
-    gpu: str = "t4",
-    gpu_count: Any = 1,
-    context: Any = 8192,
-    batch: Any = 1,
-    kv_dtype: str = "auto",
-    revision: str = "main",
-    ram_gb: Any = DEFAULT_RAM_GB,
-    images: Any = 0,
-    *,
-    token: str | None = None,
+    model: str, precisions: str | Sequence[str] = "", *, token: str | None = None, **asked: Any
 ) -> dict[str, Any]:
     """Some rows of the fit table beside each other; the first precision that applies is what others are laid against.
+
+    Args:
+        asked: the card and the workload, as for `estimate`.
 
     Raises:
         BadInput: no such precision, or none that means something for this model.
     """
-    asked = (model, gpu, gpu_count, context, batch, kv_dtype, revision, ram_gb, images)
-    told = estimate_fit(*asked, token=token, measured=measurements.on).as_data()
+    told = estimate(model, token=token, **asked)
     rows = {row["precision"]: row for row in told["rows"]}
     named = _names(precisions)
     wanted = named or [name for name in COMPARED if name in rows] or list(rows)

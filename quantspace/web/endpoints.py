@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import answers
+from .parameters import defaults
 
 SCHEMA = 1  # version of the answers' shape; a field may be added within one, none changed or taken away
 
@@ -41,11 +42,12 @@ class Endpoint:
         return f"/v1/{self.name}"
 
     def ask(self, values: dict[str, Any], token: str | None) -> dict[str, Any]:
-        """The answer to `values`, as an object with the version of its shape.
+        """The answer to `values`, as an object with the version of its shape. What is not given is as the schema says.
 
         Raises:
             QuantSpaceError: with what is wrong, and what to do.
         """
+        values = defaults(self.parameters) | values
         told = self.answer(**values, token=token) if self.of_the_hub else self.answer(**values)
         return {"schema": SCHEMA} | (told if isinstance(told, dict) else {self.name: told})
 

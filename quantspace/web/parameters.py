@@ -93,6 +93,12 @@ _TABLE = (
 PARAMETERS: dict[str, Parameter] = {parameter.name: parameter for parameter in _TABLE}
 
 
+def defaults(names: Iterable[str]) -> dict[str, Any]:
+    """What is meant where a parameter of `names` is not given, for those that may be left out."""
+    schemas = {name: PARAMETERS[name].schema for name in names}
+    return {name: schema["default"] for name, schema in schemas.items() if "default" in schema}
+
+
 def read(names: Iterable[str], given: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], list[str]]:
     """The values of the parameters `names`, and a warning for everything else that was given.
 

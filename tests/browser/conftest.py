@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.chromium import ARTIFACTS
+from tests.chromium import ARTIFACTS, PATIENCE_MS
 
 
 @pytest.fixture
@@ -15,6 +15,7 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A desktop page; its last state is kept as a picture, and errors of its scripts fail the test."""
     errors: list[str] = []
     context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page

@@ -55,11 +55,11 @@ def type_in(page: Page, text: str) -> None:
     page.locator("#model input").press_sequentially(text, delay=40)
 
 
-def estimated(page: Page, model: str) -> None:
+def expect_estimated(page: Page, model: str) -> None:
     expect(page.locator(".qs-fit .qs-model")).to_have_text(model, timeout=LOAD_MS)
 
 
-def refused(page: Page, code: str) -> None:
+def expect_refused(page: Page, code: str) -> None:
     expect(page.locator(f"#complaint .qs-error[data-code={code}]")).to_be_visible(timeout=LOAD_MS)
 
 
@@ -105,18 +105,18 @@ class TestSuggestions:
         field.press("Enter")
         expect(field).to_have_value("typed/small-and-popular")
         expect(opened.locator("#model-suggestions")).to_be_hidden()
-        estimated(opened, "typed/small-and-popular")
+        expect_estimated(opened, "typed/small-and-popular")
 
     def test_a_click_chooses_one(self, opened):
         type_in(opened, "typed/small")
         opened.locator(OPTIONS, has_text="small-and-popular").click()
-        estimated(opened, "typed/small-and-popular")
+        expect_estimated(opened, "typed/small-and-popular")
 
     def test_what_was_typed_is_what_is_asked(self, opened):
         type_in(opened, "typed/small")
         expect(opened.locator(OPTIONS).first).to_contain_text("small-and-popular", timeout=LOAD_MS)
         opened.locator("#model input").press("Enter")
-        estimated(opened, "typed/small")
+        expect_estimated(opened, "typed/small")
 
     def test_escape_closes_them_and_keeps_what_was_typed(self, opened):
         type_in(opened, "typed/small")
@@ -146,9 +146,9 @@ class TestSuggestions:
     def test_recent_ones_come_first_and_stay_in_this_session(self, opened, online_app, browser):
         for model in ("typed/small", "typed/small-and-popular"):
             choose(opened, model)
-            estimated(opened, model)
+            expect_estimated(opened, model)
         choose(opened, "typed/nothing-there")
-        refused(opened, "model_not_found")
+        expect_refused(opened, "model_not_found")
         opened.goto(online_app)  # a reload would ask for the missing one again: it is in the address
         expect(opened.locator(ROWS)).to_have_count(7, timeout=LOAD_MS)
         opened.locator("#model input").click()
@@ -169,18 +169,18 @@ class TestSuggestions:
 def test_a_pasted_link_is_understood_when_the_field_is_left(opened, repos):
     opened.locator("#model input").fill(f"  {repos.url}/typed/small/tree/main  ")
     opened.locator("#model input").press("Tab")
-    estimated(opened, "typed/small")
+    expect_estimated(opened, "typed/small")
 
 
 def test_who_asks_again_does_not_wait_for_the_first_answer(opened, repos):
     repos.add_repo("typed/slow", folder=demo_folder())
-    repos.fail("typed/slow", delay=3)
+    repos.fail("typed/slow", delay=8)
     choose(opened, "typed/slow")
-    expect(opened.locator("#complaint .qs-waiting")).to_contain_text("Reading typed/slow", timeout=2000)
+    expect(opened.locator("#complaint .qs-waiting")).to_contain_text("Reading typed/slow")
     expect(opened.locator(".qs-fit .qs-model")).to_be_visible()  # the last table steps back, and stays
     choose(opened, "quantspace/demo")
-    expect(opened.locator(".qs-fit .qs-model")).to_have_text("quantspace/demo", timeout=2500)
-    opened.wait_for_timeout(4000)
+    expect(opened.locator(".qs-fit .qs-model")).to_have_text("quantspace/demo", timeout=6000)
+    opened.wait_for_timeout(9000)
     repos.faults.clear()
     expect(opened.locator(".qs-fit .qs-model")).to_have_text("quantspace/demo")
     expect(opened.locator("#complaint .qs-waiting")).to_have_count(0)
@@ -192,7 +192,7 @@ class TestClosedModels:
         expect(opened.locator("#complaint .qs-error")).to_contain_text("gated", timeout=LOAD_MS)
         expect(opened.locator("#complaint .qs-error a").first).to_have_attribute("href", f"{repos.url}/typed/gated")
         give_token(opened, TOKEN)
-        estimated(opened, "typed/gated")
+        expect_estimated(opened, "typed/gated")
         expect(opened.locator(".qs-error")).to_have_count(0)
 
         opened.get_by_role("button", name="Forget it").click()
@@ -201,15 +201,15 @@ class TestClosedModels:
 
     def test_a_private_model_is_not_there_without_a_token(self, opened):
         choose(opened, "typed/private")
-        refused(opened, "model_not_found")
+        expect_refused(opened, "model_not_found")
         give_token(opened, TOKEN)
-        estimated(opened, "typed/private")
+        expect_estimated(opened, "typed/private")
 
     def test_an_account_that_was_not_let_in_is_told_so(self, opened):
         choose(opened, "typed/gated")
         expect(opened.locator("#complaint .qs-error")).to_contain_text("gated", timeout=LOAD_MS)
         give_token(opened, FOREIGN)
-        refused(opened, "terms_not_accepted")
+        expect_refused(opened, "terms_not_accepted")
 
     def test_its_fields_are_no_place_for_a_browsers_memory(self, opened):
         opened.get_by_role("button", name="Gated or private model?").click()
@@ -225,9 +225,9 @@ def test_a_token_stays_between_its_field_and_the_hub(opened, online_app, repos, 
     asked = len(repos.requests)
 
     choose(opened, "typed/private")
-    refused(opened, "model_not_found")
+    expect_refused(opened, "model_not_found")
     give_token(opened, TOKEN)
-    estimated(opened, "typed/private")
+    expect_estimated(opened, "typed/private")
     type_in(opened, "typed/priv")
     expect(opened.locator(OPTIONS).first).to_contain_text("typed/private", timeout=LOAD_MS)
     opened.locator("#model input").press("Escape")

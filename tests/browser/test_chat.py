@@ -56,6 +56,53 @@ def test_an_edited_question_is_answered_anew(chatting):
     expect(last_answer(chatting)).to_contain_text(DONE, timeout=LOAD_MS)
 
 
+MARKUP = "What is **NF4** & <b>why</b>?\n\n# no head $$x^2$$\n    <img src=x>\n- &lt;"
+
+
+def test_a_question_is_shown_copied_edited_and_exported_as_it_was_typed(chatting):
+    chatting.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    chatting.locator("#message textarea").fill(MARKUP)
+    chatting.click("#send")
+    expect(last_answer(chatting)).to_contain_text(DONE, timeout=LOAD_MS)
+    expect(chatting.locator("#send")).to_be_visible(timeout=LOAD_MS)
+    question = questions(chatting).locator(".md")
+    assert question.evaluate("shown => shown.innerText.trim()") == MARKUP
+    assert question.locator("b, strong, em, h1, li, img, .katex").count() == 0
+    label = chatting.locator("#chatbot [data-testid=user]").first
+    expect(label).to_have_attribute("aria-label", f"user's message: {MARKUP}")
+
+    chatting.locator("#chatbot button[aria-label='Copy message']").first.click()
+    chatting.locator("#chatbot button[aria-label='Copied message']").wait_for()
+    assert chatting.evaluate("navigator.clipboard.readText()") == MARKUP
+
+    with chatting.expect_download() as download:
+        chatting.click("#export-json")
+    assert json.loads(Path(download.value.path()).read_text())["messages"][0]["content"] == MARKUP
+
+    chatting.locator("#chatbot button[aria-label='Edit']").first.click()
+    box = chatting.locator("#chatbot textarea").last
+    expect(box).to_have_value(MARKUP)
+    box.fill(f"{MARKUP}\n<i>again</i>")
+    chatting.locator("#chatbot button[aria-label='Submit']").click()
+    expect(questions(chatting)).to_contain_text("<i>again</i>")
+    expect(last_answer(chatting)).to_contain_text(DONE, timeout=LOAD_MS)
+    expect(chatting.locator("#send")).to_be_visible(timeout=LOAD_MS)
+    assert questions(chatting).locator(".md").evaluate("shown => shown.innerText.trim()") == f"{MARKUP}\n<i>again</i>"
+
+    chatting.locator("#chatbot button[aria-label='Undo']").last.click()
+    expect(chatting.locator("#message textarea")).to_have_value(f"{MARKUP}\n<i>again</i>")
+
+
+def test_precisions_are_called_by_the_names_of_the_table(page, offline_app):
+    page.goto(offline_app)
+    expect(page.locator(ROWS)).to_have_count(7, timeout=LOAD_MS)
+    load(page, "nf4-dq")
+    expect(page.locator("#chatbot .placeholder")).to_contain_text("at NF4 + double quant is in memory")
+    answered(page, "What is NF4?", 1)
+    expect(last_answer(page)).to_contain_text("NF4 + double quant · ")
+    expect(page.locator("#run")).not_to_contain_text("nf4-dq")
+
+
 def test_the_next_turn_takes_over_what_was_read(chatting):
     answered(chatting, "What is NF4?", 1)
     answered(chatting, "What is quantization?", 2)

@@ -69,6 +69,32 @@ def test_cancelling_gives_the_button_back_and_the_next_comparison_runs(compare_t
     run(compare_tab)
 
 
+def test_a_cancelled_one_stays_so_and_can_be_kept(compare_tab):
+    # Gradio's own way to stop an event is a request beside the others, which may come late.
+    compare_tab.route("**/cancel", lambda route: route.abort())
+    for label in ("FP32", "INT8", "NF4 ·"):
+        compare_tab.locator("#compare-precisions label", has_text=label).first.click()
+    compare_tab.click("#compare-run")
+    compare_tab.locator(f"{CARD} p", has_text="held").first.wait_for(timeout=WAIT_MS)
+    compare_tab.click("#compare-cancel")
+    expect(compare_tab.locator("#compare-result")).to_contain_text("Cancelled before it was over")
+    expect(compare_tab.locator(f"{CARD}[data-state=cancelled] > header").last).to_contain_text("cancelled")
+    compare_tab.wait_for_timeout(3000)
+    expect(compare_tab.locator("#compare-progress .qs-progress")).to_have_count(0)
+    expect(compare_tab.locator("#compare-run")).to_be_visible()
+    expect(compare_tab.locator("#compare-cancel")).to_be_hidden()
+    expect(compare_tab.locator(f"{CARD}:is([data-state=running], [data-state=waiting])")).to_have_count(0)
+
+    compare_tab.locator("#compare-result .qs-keep summary").click()
+    with compare_tab.expect_download() as download:
+        compare_tab.get_by_role("button", name="Report as JSON").click()
+    told = json.loads(download.value.path().read_text(encoding="utf-8"))
+    assert download.value.suggested_filename.endswith("-cancelled.json")
+    assert told["cancelled"] and told["ended"]
+    assert told["rows"][0]["held_bytes"]
+    assert told["rows"][-1]["state"] == "cancelled"
+
+
 def test_a_text_of_ones_own_and_what_is_wrong_with_it(compare_tab):
     compare_tab.get_by_label("My own text").check()
     compare_tab.locator("#compare-own textarea").fill("Too short.")

@@ -9,12 +9,12 @@ from playwright.sync_api import Page, expect
 from quantspace import estimate
 from quantspace.share.rows import main_rows
 from quantspace.web.embed_builder import HOST_SCRIPT
-from tests.chromium import ARTIFACTS
+from tests.chromium import ARTIFACTS, PATIENCE_MS
 from tests.site import served
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("app")]
 
-WAIT_MS = 30_000
+WAIT_MS = PATIENCE_MS
 GEMMA = "google/gemma-3-4b-it"
 # Width of a frame in pixels, and what it asks.
 EMBEDS = {

@@ -72,13 +72,12 @@ def test_from_estimate_to_chat_and_on_to_another_precision(opened):
 
 
 # From inside the page: the answer may be over before a driver has seen its beginning.
-_STOP_ONCE_IT_STREAMS = """() => new Promise((done) => {
+_STOP_ONCE_IT_STREAMS = """(before) => new Promise((done) => {
   const waiting = setInterval(() => {
-    const answer = [...document.querySelectorAll('#chatbot .message.bot')].at(-1);
-    const stop = document.querySelector('button#stop, #stop button');
-    if (!stop || !answer || !answer.innerText.includes('tokens')) return;
+    const answers = document.querySelectorAll('#chatbot .message.bot');
+    if (answers.length === before || ![...answers].at(-1).innerText.includes('tokens')) return;
     clearInterval(waiting);
-    stop.click();
+    document.querySelector('button#stop, #stop button')?.click();
     done();
   }, 20);
 })"""
@@ -89,21 +88,48 @@ def test_stop_ends_a_long_answer(opened):
     opened.locator("#chat-settings").click()
     opened.locator("#max-new input[type=number]").fill("2000")
     opened.get_by_label("Greedy").uncheck()
-    # As random as can be: an answer that hardly ever ends by itself within a second.
+    # As random as can be: an answer that seldom ends by itself at once.
     opened.locator("#temperature input[type=number]").fill("2")
     opened.locator("#top-p input[type=number]").fill("1")
-    ask(opened, "Explain everything that takes memory, step by step.")
-    opened.evaluate(_STOP_ONCE_IT_STREAMS)
-
-    expect(last_answer(opened)).to_contain_text("stopped", timeout=5000)
-    expect(opened.locator("#send")).to_be_visible(timeout=5000)  # all is quiet again
-    words = last_answer(opened).inner_text()
+    for asked in range(10):
+        ask(opened, "Explain everything that takes memory, step by step.")
+        opened.evaluate(_STOP_ONCE_IT_STREAMS, asked)
+        expect(opened.locator("#send")).to_be_visible()  # all is quiet again
+        words = last_answer(opened).inner_text()
+        if "stopped" in words:  # and not over by itself before
+            break
     assert "stopped" in words
     opened.wait_for_timeout(1000)
     assert last_answer(opened).inner_text() == words
 
     ask(opened, "What is NF4?")
-    expect(opened.locator("#chatbot .message.bot")).to_have_count(2, timeout=LOAD_MS)
+    expect(opened.locator("#chatbot .message.bot")).to_have_count(asked + 2)
+
+
+# From inside the page: a load of the demo may be over before a driver has seen it begin.
+_CANCEL_ONCE_IT_LOADS = """() => new Promise((done) => {
+  const waiting = setInterval(() => {
+    const cancel = document.querySelector('button#cancel, #cancel button');
+    if (!cancel || !cancel.offsetParent) return;
+    clearInterval(waiting);
+    cancel.click();
+    done();
+  }, 5);
+})"""
+
+
+def test_a_cancelled_load_stays_so_though_word_of_it_comes_late(opened):
+    opened.route("**/cancel", lambda route: route.abort())  # Gradio's own way to stop an event may come late
+    opened.locator("#fit-table button[data-precision='int8']").evaluate(
+        "button => setTimeout(() => button.click(), 100)"
+    )
+    opened.evaluate(_CANCEL_ONCE_IT_LOADS)
+    expect(opened.locator("#load-progress .qs-progress")).to_have_count(0)
+    opened.wait_for_timeout(2000)
+    expect(opened.locator("#load-progress .qs-progress")).to_have_count(0)
+    expect(opened.locator("#cancel")).to_be_hidden()
+    expect(opened.locator(".qs-readout")).to_have_count(0)
+    load(opened, "bf16")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +146,7 @@ def test_stop_ends_a_long_answer(opened):
 )
 def test_a_bad_model_id_gets_a_sentence_and_the_page_goes_on(opened, model, words):
     choose(opened, model)
-    expect(opened.locator("#complaint .qs-error")).to_contain_text(words, timeout=15_000)
+    expect(opened.locator("#complaint .qs-error")).to_contain_text(words)
     expect(opened.locator(ROWS)).to_have_count(7)  # the last table is still there
 
     choose(opened, "https://huggingface.co/google/gemma-3-4b-it")
@@ -145,7 +171,7 @@ def test_a_bad_number_or_gpu_gets_a_sentence(opened, field, value, words):
     box = opened.locator(field)
     box.fill(value)
     box.press("Enter")
-    expect(opened.locator("#complaint .qs-error")).to_contain_text(words, timeout=15_000)
+    expect(opened.locator("#complaint .qs-error")).to_contain_text(words)
     expect(opened.locator(ROWS)).to_have_count(7)
 
 
@@ -153,7 +179,7 @@ def test_a_context_may_be_spelled_as_people_say_it(opened):
     opened.locator("#context input").fill("")
     opened.locator("#context input").press_sequentially("32k")
     opened.locator("#context input").press("Tab")
-    expect(opened.locator(".qs-fit")).to_contain_text("32,768 tokens × 1", timeout=15_000)
+    expect(opened.locator(".qs-fit")).to_contain_text("32,768 tokens × 1")
 
 
 def test_when_nothing_fits_the_page_says_how_far_one_could_go(page, offline_app):
@@ -166,7 +192,7 @@ def test_stop_before_the_first_word_ends_the_turn(opened):
     load(opened, "bf16")
     ask(opened, "Explain everything that takes memory, step by step. " * 100)
     opened.click("#stop button, button#stop")
-    expect(opened.locator("#chat-status .qs-progress")).to_have_count(0, timeout=15_000)
+    expect(opened.locator("#chat-status .qs-progress")).to_have_count(0)
     expect(last_answer(opened)).to_be_visible(timeout=15_000)
     expect(opened.locator("#message textarea")).to_be_editable()
 
@@ -181,7 +207,7 @@ def test_a_gated_model_is_estimated_and_its_fp32_row_says_why_not(opened):
     expect(row).to_contain_text("Where layers would go")
     opened.locator("#ram input").fill("0")
     opened.locator("#ram input").press("Enter")
-    expect(row).to_contain_text("Does not fit", timeout=15_000)
+    expect(row).to_contain_text("Does not fit")
 
 
 def test_loading_what_cannot_be_fetched_says_so(opened):

@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from quantspace.hub.demo import demo_folder
-from tests.browser.test_any_model import OPTIONS, estimated, refused, type_in
+from tests.browser.test_any_model import OPTIONS, expect_estimated, expect_refused, type_in
 from tests.browser.test_flow import LOAD_MS, ROWS, choose, load
 from tests.hub import LocalHub
 
@@ -120,13 +120,13 @@ class TestHalfAName:
         opened.wait_for_timeout(1000)
         expect(opened.locator("#complaint .qs-error")).to_have_count(0)
         expect(opened.locator("#model input")).to_have_value("mends/sma")
-        estimated(opened, "quantspace/demo")
+        expect_estimated(opened, "quantspace/demo")
 
     def test_other_questions_of_the_form_go_on_about_the_model_before(self, opened):
         self.left_half(opened)
         opened.locator("#batch input").fill("2")
         expect(opened.locator(".qs-summary").first).to_contain_text("1,024 tokens × 2", timeout=LOAD_MS)
-        estimated(opened, "quantspace/demo")
+        expect_estimated(opened, "quantspace/demo")
 
     @pytest.mark.parametrize("how", ["Enter", "Estimate"])
     def test_who_insists_asks_for_it(self, opened, how):
@@ -135,17 +135,17 @@ class TestHalfAName:
             opened.locator("#model input").press("Enter")
         else:
             opened.locator("#estimate").click()
-        refused(opened, "model_not_found")
+        expect_refused(opened, "model_not_found")
 
     def test_a_whole_name_is_asked_for_when_the_field_is_left_before_suggestions_come(self, opened):
         type_in(opened, "mends/small")
         opened.keyboard.press("Tab")
-        estimated(opened, "mends/small")
+        expect_estimated(opened, "mends/small")
 
     def test_a_name_that_nothing_suggests_is_asked_for(self, opened):
         type_in(opened, "mends/zzz")
         opened.keyboard.press("Tab")
-        refused(opened, "model_not_found")
+        expect_refused(opened, "model_not_found")
 
 
 class TestWhatIsLoaded:
@@ -161,13 +161,13 @@ class TestWhatIsLoaded:
         expect(opened.locator(".qs-loaded")).to_have_count(1)
         expect(opened.locator("[data-row='bf16'] .qs-load")).to_have_text("Load again")
         choose(opened, "mends/small")
-        estimated(opened, "mends/small")
+        expect_estimated(opened, "mends/small")
         expect(opened.locator(".qs-loaded")).to_have_count(0)
 
     def test_where_nothing_can_be_there_is_no_place_for_it_and_the_table_says_why(self, offline):
         expect(offline.locator("#chat")).to_be_visible()
         choose(offline, "nvidia/MiniMax-M3-NVFP4")
-        estimated(offline, "nvidia/MiniMax-M3-NVFP4")
+        expect_estimated(offline, "nvidia/MiniMax-M3-NVFP4")
         expect(offline.locator("ul.qs-note")).to_contain_text("is stored quantized already (modelopt)")
         expect(offline.locator("#chat")).to_be_hidden()
         expect(offline.locator("#readout")).to_be_hidden()
@@ -175,7 +175,7 @@ class TestWhatIsLoaded:
 
 def test_the_page_says_whose_token_is_used_until_another_is_typed(opened):
     choose(opened, "mends/private")
-    refused(opened, "model_not_found")
+    expect_refused(opened, "model_not_found")
     opened.locator("#complaint [data-opens=access]").click()
     expect(opened.locator("#token input")).to_be_focused(timeout=LOAD_MS)
     opened.keyboard.insert_text(TOKEN)
@@ -189,7 +189,7 @@ def test_the_page_says_whose_token_is_used_until_another_is_typed(opened):
 
 def test_no_token_is_advised_where_none_helps(opened):
     choose(opened, "mends/small@nope")
-    refused(opened, "model_not_found")
+    expect_refused(opened, "model_not_found")
     expect(opened.locator("#complaint")).to_contain_text("has no revision")
     expect(opened.locator("#complaint [data-opens=access]")).to_have_count(0)
 

@@ -15,6 +15,12 @@ from tests.tiny_models import ARCHITECTURES, BLOCKS
 
 BATCHES = (1, 2)
 PROMPTS = (7, 16, 150)  # below the windows, which are of 16 tokens; at their edge; well above
+DAILY = ((16, 1), (150, 2))
+WORKLOADS = [
+    pytest.param(prompt, batch, marks=() if (prompt, batch) in DAILY else pytest.mark.nightly, id=f"{prompt}x{batch}")
+    for prompt in PROMPTS
+    for batch in BATCHES
+]
 ENCODER_DECODER = ("t5-float32-kept", "bart-two-sided")
 DECODER = [name for name in ARCHITECTURES if name not in ENCODER_DECODER]
 # Blocks are of 4 and of 32 tokens, windows of 16: alone, at ends of blocks, beside them, well inside of one.
@@ -32,24 +38,7 @@ def held_bytes(cache) -> int:
     return sum(storages.values())
 
 
-@pytest.fixture(scope="module")
-def model_of(tiny_checkpoint):
-    known = {}
-
-    def build(name):
-        if name not in known:
-            folder = tiny_checkpoint(name)
-            raw = json.loads((folder / "config.json").read_text())
-            model = model_class(parse_config(raw)).from_pretrained(folder, dtype=torch.bfloat16)
-            known.clear()
-            known[name] = model, inventory_from_config(raw, name)
-        return known[name]
-
-    return build
-
-
-@pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize(("prompt", "batch"), WORKLOADS)
 @pytest.mark.parametrize("name", ENCODER_DECODER)
 def test_an_encoder_decoder_holds_a_cache_of_both_sides(name, prompt, batch, model_of):
     model, inventory = model_of(name)
@@ -70,8 +59,7 @@ def test_an_encoder_decoder_holds_a_cache_of_both_sides(name, prompt, batch, mod
     assert after_a_step == after_prefill + both_grow // 2  # the encoder's side is as long as its prompt
 
 
-@pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize(("prompt", "batch"), WORKLOADS)
 @pytest.mark.parametrize("name", DECODER)
 def test_the_cache_holds_what_was_estimated(name, prompt, batch, model_of):
     model, inventory = model_of(name)
@@ -125,7 +113,7 @@ def told_over():
     return of
 
 
-@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("batch", [1, pytest.param(2, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", BLOCKS)
 class TestBlocks:
     def test_at_the_end_of_a_block_the_cache_holds_what_was_estimated(self, name, batch, held_over_blocks):

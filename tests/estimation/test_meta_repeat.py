@@ -25,7 +25,7 @@ def built(raw: dict, **changes):
     return build_on_meta(config, model_class(config), torch.bfloat16)
 
 
-def compare(raw: dict) -> None:
+def expect_told_alike(raw: dict) -> None:
     short, full = watch(built(raw)), watch(built(raw), shortened=False)
 
     assert short.cache == full.cache
@@ -36,13 +36,13 @@ def compare(raw: dict) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_tiny_models_are_told_alike(name):
-    compare(json.loads(ARCHITECTURES[name]().to_json_string(use_diff=False)))
+    expect_told_alike(json.loads(ARCHITECTURES[name]().to_json_string(use_diff=False)))
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("file", BUNDLED, ids=lambda file: file.stem)
 def test_published_models_are_told_alike(file):
-    compare(json.loads(file.read_text())["config"])
+    expect_told_alike(json.loads(file.read_text())["config"])
 
 
 def test_of_ten_like_layers_two_run():

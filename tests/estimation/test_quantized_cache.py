@@ -1,13 +1,9 @@
 """The cache that transformers really keeps quantized, against the estimate: storages on CPU."""
 
-import json
-
 import pytest
 import torch
 from transformers import QuantizedCache
 
-from quantspace.estimation.architecture import model_class, parse_config
-from quantspace.estimation.meta.reader import inventory_from_config
 from quantspace.estimation.quantized_cache import (
     FORMATS,
     RESIDUAL,
@@ -34,21 +30,6 @@ def storages(value, found=None) -> dict[int, int]:
 
 def held_bytes(cache: QuantizedCache) -> int:
     return sum(storages([list(vars(layer).values()) for layer in cache.layers]).values())
-
-
-@pytest.fixture(scope="module")
-def model_of(tiny_checkpoint):
-    known = {}
-
-    def build(name):
-        if name not in known:
-            folder = tiny_checkpoint(name)
-            raw = json.loads((folder / "config.json").read_text())
-            model = model_class(parse_config(raw)).from_pretrained(folder, dtype=torch.bfloat16)
-            known[name] = model, inventory_from_config(raw, name)
-        return known[name]
-
-    return build
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -8,13 +8,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from quantspace.errors import BadInput, BadModelId, MeasurementFailed, ModelNotFound
 from quantspace.hub.demo import DEMO_ID, demo_folder
@@ -24,9 +22,9 @@ from quantspace.runtime.compare_task import AnswerAndMeasure
 from quantspace.runtime.job import Message, Sampling
 from quantspace.runtime.quality.task import MeasureQuality
 from quantspace.runtime.quality.text import bundled_text
-from tests.runtime.test_gpu_seam import ZERO_GPU, Scheduler
+from tests.runtime.zero_gpu import BEFORE_ANY_JOB, Scheduler, run_on_zero_gpu
 
-pytestmark = pytest.mark.xdist_group("compare")
+pytestmark = [pytest.mark.xdist_group("compare"), pytest.mark.usefixtures("one_thread")]
 
 numbers = itertools.count()
 LESSONS = bundled_text(DEMO_ID)
@@ -34,11 +32,8 @@ BRIEF = Sampling(greedy=True, max_new_tokens=6)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def nothing_stays_loaded():
     yield
-    torch.set_num_threads(before)
     worker.unload()
 
 
@@ -254,7 +249,6 @@ _ON_ZERO_GPU = """
 from quantspace.runtime.compare import Question, compare
 from quantspace.runtime.job import Sampling
 from quantspace.runtime.quality.text import bundled_text
-from tests.runtime.test_gpu_seam import ZERO_GPU, Scheduler
 gpu.warm_up()
 asked = Question("quantspace/demo", ("bf16", "nf4"), "What is NF4?", bundled_text("quantspace/demo"), 600,
                  sampling=Sampling(greedy=True, max_new_tokens=4))
@@ -267,35 +261,13 @@ print("TOLD", json.dumps([gpu.on_zero_gpu(), *({
 
 
 def test_on_zero_gpu_each_precision_is_one_job_in_a_worker(tmp_path):
-    """As `test_gpu_seam` runs it: workers that `spaces` forks, on the CPU."""
-    (tmp_path / "cgroup").write_text("0::/\n")
-    scheduler = Scheduler()
-    threading.Thread(target=scheduler.serve_forever, daemon=True).start()
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _BEFORE + ZERO_GPU.partition("from quantspace.runtime.job")[0] + _ON_ZERO_GPU],
-            env={
-                **os.environ,
-                "PYTHONPATH": str(Path(__file__).parents[2]),
-                "TMPDIR": str(tmp_path),
-                "SPACES_ZERO_GPU": "true",
-                "SPACES_ZERO_DEVICE_API_URL": scheduler.url,
-                "ZEROGPU_PROC_SELF_CGROUP_PATH": str(tmp_path / "cgroup"),
-                "OMP_NUM_THREADS": "1",
-            },
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-    finally:
-        scheduler.shutdown()
-        scheduler.server_close()
-    lines = [line for line in done.stdout.splitlines() if line.startswith("TOLD ")]
-    assert lines, done.stderr[-4000:]
-    zero, bf16, nf4 = json.loads(lines[0].removeprefix("TOLD "))
+    told = run_on_zero_gpu(_BEFORE + BEFORE_ANY_JOB + _ON_ZERO_GPU, [], tmp_path, Scheduler(kept={2}))
+    zero, bf16, nf4 = told.seen
     assert zero
-    assert (bf16["state"], nf4["state"]) == ("done", "done"), done.stderr[-4000:]
+    assert (bf16["state"], nf4["state"]) == ("done", "done"), told.stderr[-4000:]
     assert bf16["answer"] and nf4["answer"]
     assert nf4["divergence"] > 0
-    assert len(scheduler.of("/schedule")) == 2
+    assert len(told.scheduler.of("/schedule")) == 2
 
 
 class TestSeam:

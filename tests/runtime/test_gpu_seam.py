@@ -1,19 +1,10 @@
 """The seam between the app and the GPU: what crosses it pickles, and errors cross it as data.
 
-On ZeroGPU a job runs in a process that `spaces` forks. That is run for real here, on the CPU: a local server stands
-for ZeroGPU's scheduler, and only the three steps that need a driver are left out (`ZERO_GPU`, below).
+On ZeroGPU a job runs in a process that `spaces` forks. That is run for real here, on the CPU: see `zero_gpu`.
 """
 
-import json
-import os
 import pickle
-import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -22,8 +13,8 @@ from quantspace.hub.demo import DEMO_ID, demo_folder
 from quantspace.runtime import gpu, worker
 from quantspace.runtime.job import Failed, Job, Loaded, Message, Phase, Readout, Sampling, Stats, Text
 from quantspace.settings import settings
+from tests.runtime.zero_gpu import BEFORE_ANY_JOB, Scheduler, run_on_zero_gpu
 
-ROOT = Path(__file__).parents[2]
 STATS = Stats(10, 20, 0.5, 40.0, "eos", 2)
 TENSOR = StoredTensor("lm_head.weight", (4, 2), "bfloat16", "uint8 (nf4)", 4, 68, None)
 READOUT = Readout(DEMO_ID, "bundled", "nf4", "LlamaForCausalLM", "CPU", 4, 72, (TENSOR,), 0.1, True, 2048)
@@ -104,61 +95,12 @@ class TestWithoutZeroGpu:
         assert isinstance(list(gpu.run(JOB))[-1], Loaded)
 
 
-class Scheduler(ThreadingHTTPServer):
-    """ZeroGPU's side: hands out one GPU, and keeps a list of what it was asked."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), SchedulerRequest)
-        self.asked = []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-    def of(self, path):
-        return [query for asked, query in self.asked if asked == path]
-
-
-class SchedulerRequest(BaseHTTPRequestHandler):
-    def do_POST(self):
-        link = urlsplit(self.path)
-        query = {name: values[-1] for name, values in parse_qs(link.query).items()}
-        self.server.asked.append((link.path, query))
-        taken = len(self.server.of("/schedule"))
-        status = 503 if link.path == "/schedule" and taken == TURNS.index("no gpu free") + 1 else 200
-        body = json.dumps({
-            "idle": TURNS[min(taken, len(TURNS)) - 1] in KEPT_WORKER,
-            "nvidiaIndex": 0,
-            "nvidiaUUID": "GPU-0",
-            "allowToken": f"turn-{taken}",
-        }).encode()  # fmt: skip
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 # Each turn is one call of `gpu.run`; the scheduler hands out a GPU for each.
 TURNS = ["load", "chat", "missing files", "chat after an error", "stopped", "chat in a new worker", "no gpu free",
          "worker killed", "chat after a death", "needs the larger gpu"]  # fmt: skip
 KEPT_WORKER = {"chat", "missing files", "chat after an error", "stopped"}
 
-ZERO_GPU = """
-import json, multiprocessing, os, sys
-import torch
-torch.version.cuda = "12.8"  # `spaces` reads these on import; a CPU build of torch lacks them
-torch._C._cuda_init = lambda: None
-torch.cuda._is_in_bad_fork = bool  # asked in another process, so it has to pickle
-from dataclasses import replace
-from quantspace.runtime import gpu
-import spaces.zero.torch
-torch.version.cuda = None
-spaces.zero.torch.init = lambda uuid: None  # would open the CUDA driver
-spaces.zero.torch.move = lambda callback=None: None
-
+_ON_ZERO_GPU = """
 from quantspace.runtime.job import Job, Message, Phase, Sampling, Text
 question = (Message("user", "What is NF4?"),)
 load = Job(sys.argv[1], "bundled", sys.argv[2], "nf4-dq", 0, 0)
@@ -190,30 +132,11 @@ print("TOLD", json.dumps({"pid": os.getpid(), "zero": gpu.on_zero_gpu(), "turns"
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
     """What the app saw of each turn, and what the scheduler was asked."""
-    cgroup = tmp_path_factory.mktemp("zero") / "cgroup"
-    cgroup.write_text("0::/\n")
-    scheduler = Scheduler()
-    thread = threading.Thread(target=scheduler.serve_forever, daemon=True)
-    thread.start()
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", ZERO_GPU, DEMO_ID, str(demo_folder()), *TURNS],
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "SPACES_ZERO_GPU": "true",
-                "SPACES_ZERO_DEVICE_API_URL": scheduler.url,
-                "ZEROGPU_PROC_SELF_CGROUP_PATH": str(cgroup),
-                "OMP_NUM_THREADS": "1",
-            },
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-    finally:
-        scheduler.shutdown()
-        scheduler.server_close()
-    lines = [line for line in done.stdout.splitlines() if line.startswith("TOLD ")]
-    assert lines, done.stderr[-4000:]
-    return SimpleNamespace(**json.loads(lines[0].removeprefix("TOLD ")), scheduler=scheduler, stderr=done.stderr)
+    number = {turn: place for place, turn in enumerate(TURNS, 1)}
+    scheduler = Scheduler(kept={number[turn] for turn in KEPT_WORKER}, refused={number["no gpu free"]})
+    arguments = [DEMO_ID, str(demo_folder()), *TURNS]
+    found = run_on_zero_gpu(BEFORE_ANY_JOB + _ON_ZERO_GPU, arguments, tmp_path_factory.mktemp("zero"), scheduler)
+    return SimpleNamespace(**found.seen, scheduler=found.scheduler, stderr=found.stderr)
 
 
 @pytest.mark.xdist_group("zero-gpu")  # one process, so that the turns are taken once

@@ -67,7 +67,7 @@ def test_leaving_during_a_load_does_not_wait_for_it_but_the_next_job_does(monkey
     next(stream)
     started = time.monotonic()
     stream.close()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10
     assert worker._busy.locked()  # the thread still loads
 
     go_on.set()

@@ -22,10 +22,8 @@ pytestmark = pytest.mark.xdist_group("images")
 
 
 @pytest.fixture(scope="module")
-def vision(tmp_path_factory):
+def vision(one_thread, tmp_path_factory):
     """Models that read images, by name; each is loaded once."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     models = {}
 
     def loaded(name):
@@ -42,8 +40,7 @@ def vision(tmp_path_factory):
             models[name] = model
         return models[name]
 
-    yield loaded
-    torch.set_num_threads(before)
+    return loaded
 
 
 @pytest.fixture(params=FAMILIES)

@@ -17,7 +17,7 @@ from quantspace.runtime.loader import load
 from quantspace.runtime.prefix import Prefix, can_be_continued, can_be_cut
 from tests.words import only_words, word_tokenizer
 
-pytestmark = pytest.mark.xdist_group("prefix")
+pytestmark = [pytest.mark.xdist_group("prefix"), pytest.mark.usefixtures("one_thread")]
 
 VOCABULARY = 512
 LOUDER = 3  # weights as small as they are drawn make a model repeat one token whatever it is asked
@@ -47,14 +47,6 @@ FAMILIES = {
     "mamba-state": "nothing",
     "mamba2-state": "nothing",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def job_of(folder, precision):

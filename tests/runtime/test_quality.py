@@ -23,19 +23,14 @@ from quantspace.runtime.quality.logits import mapped, writing
 from quantspace.runtime.quality.task import WINDOW, MeasureQuality
 from quantspace.runtime.quality.text import MIN_CHARACTERS, EvaluationText, bundled_text, own_text
 
-pytestmark = pytest.mark.xdist_group("quality")  # one process, so that each precision is loaded once
+pytestmark = [
+    pytest.mark.xdist_group("quality"),  # one process, so that each precision is loaded once
+    pytest.mark.usefixtures("one_thread"),
+]
 
 LESSONS = bundled_text(DEMO_ID).content
 TOKENS = 1536  # three windows
 TOLERANCE = 1e-4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -86,6 +86,24 @@ class TestJson:
         assert "diary" not in told
 
 
+class TestCancelled:
+    def test_every_format_says_so_and_has_what_was_measured(self):
+        cut = replace(COMPARISON, rows=(ROWS[0], replace(ROWS[1], state="running"), Row("int8")), ended=0.0).cut()
+        data = as_data(cut)
+        assert data["cancelled"] and data["ended"]
+        assert [row["state"] for row in data["rows"]] == ["done", "cancelled", "cancelled"]
+        assert data["rows"][1]["held_bytes"] == 3_000_000_000
+        assert {line["cancelled"] for line in csv.DictReader(io.StringIO(as_csv(cut)))} == {"True"}
+        assert "**Cancelled before it was over:**" in as_markdown(cut)
+        assert "**INT8:** (no answer) (cancelled)" in as_markdown(cut)
+        assert file_name(cut).endswith("-cancelled")
+
+    def test_one_that_was_not_says_nothing_of_it(self):
+        assert COMPARISON.cut() is COMPARISON
+        assert as_data(COMPARISON)["cancelled"] is False
+        assert "ancelled" not in as_markdown(COMPARISON)
+
+
 class TestCsv:
     def test_a_line_a_precision_with_the_question_in_each(self):
         lines = list(csv.DictReader(io.StringIO(as_csv(COMPARISON))))

@@ -10,6 +10,7 @@ from quantspace.errors import BadInput
 from quantspace.runtime.job import Job, Message, Sampling, Stats
 from quantspace.ui.conversation import (
     answered,
+    as_typed,
     before,
     draft_of,
     facts_of,
@@ -18,6 +19,7 @@ from quantspace.ui.conversation import (
     question,
     said,
     stopped,
+    typed,
     with_text,
     without_question,
 )
@@ -60,6 +62,33 @@ class TestMessages:
 
     def test_an_answer_without_words_says_nothing(self):
         assert said(stopped(asks("One?"))[-1]["content"]) == ""
+
+
+class TestTyped:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "What is NF4?",
+            "<b>a</b> & *c* `d` &amp; &#36;",
+            "# no head\n\n- no list\n\n    x = $$y$$\r\n",
+            "</div>\n\n<small class='qs-stats'>",
+            "(no words)",
+            "<div class='qs-typed'>&#60;</div>",
+        ],
+    )
+    def test_what_is_shown_and_what_is_said_are_what_was_typed(self, text):
+        shown = as_typed(text)
+        inside = shown.removeprefix("<div class='qs-typed'>").removesuffix("</div>")
+        assert not set(inside) & set("<>$\n\r")
+        assert typed(shown) == text
+        assert messages_of(asks(text), "") == [Message("user", text)]
+        assert draft_of(asks(text))["text"] == text
+        assert said(with_text(TALK, 0, text)[0]["content"]) == text
+        talk = json.loads(conversation_file([*asks(text), *answer()], "", "json")["text"])
+        assert talk["messages"][0]["content"] == text
+
+    def test_an_answer_stays_markdown(self):
+        assert answer("**Yes** & <b>no</b>")[0]["content"][0]["text"].startswith("**Yes** & <b>no</b>")
 
 
 class TestActions:

@@ -1,11 +1,16 @@
 """The description of the routes: true, whole, and readable without anything from elsewhere."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 
 import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
+from quantspace import estimate
 from quantspace.web.endpoints import ENDPOINTS
 from quantspace.web.images import IMAGES
 from quantspace.web.openapi import openapi
@@ -82,3 +87,12 @@ def test_the_commands_of_the_page_are_answered(web):
     commands = re.findall(r"curl '(http[^<']+)'", web.get("/v1/docs").text)
     assert len(commands) == len(ENDPOINTS)
     assert {web.get(command.replace("&amp;", "&")).status_code for command in commands} == {200}
+
+
+def test_what_is_left_out_is_what_the_settings_and_the_schema_say():
+    asked = "from quantspace.web.endpoints import ENDPOINTS as all; import json; "
+    asked += "print(json.dumps(all['estimate'].ask({'model': 'google/gemma-3-4b-it'}, None)))"
+    variables = os.environ | {"QUANTSPACE_DEFAULT_GPU": "l4", "QUANTSPACE_DEFAULT_CONTEXT": "2048"}
+    done = subprocess.run([sys.executable, "-c", asked], env=variables, capture_output=True, text=True, check=True)
+    expected = estimate("google/gemma-3-4b-it", "l4", context=2048).as_data()
+    assert json.loads(done.stdout)["rows"] == json.loads(json.dumps(expected["rows"]))
