@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BadInput, MeasurementFailed, OutOfMemory, QuantSpaceError, shorten
 from ..estimation.here import installed
 from ..settings import settings
+from .hands import Work, start
 from .job import Done, Event, Phase
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class BenchmarkTask:
     def seconds(self) -> float:
         return self.limit * SECONDS_A_QUESTION
 
-    def run(self, loaded: LoadedModel, crew: list[threading.Thread]) -> Iterator[Event]:
+    def run(self, loaded: LoadedModel, crew: list[Work]) -> Iterator[Event]:
         """Yields progress in questions, and the result last; closing the iterator stops before the next question.
 
         Raises:
@@ -124,9 +125,7 @@ class BenchmarkTask:
         """
         watch = Watch()
         results: queue.Queue[BenchmarkResult | BaseException] = queue.Queue()
-        thread = threading.Thread(target=_in_thread, args=(self, loaded, watch, results), daemon=True, name="lm-eval")
-        crew.append(thread)
-        thread.start()
+        crew.append(start(_in_thread, self, loaded, watch, results))
         try:
             while True:
                 doing = "questions answered" if watch.total else "fetching its questions from the Hub"

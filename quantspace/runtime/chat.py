@@ -12,6 +12,7 @@ import torch
 from transformers import StoppingCriteria
 
 from ..errors import ChatFailed, OutOfMemory, QuantSpaceError, shorten
+from .hands import Work, start
 from .job import Message, Sampling, Stats, Text
 from .loader import LoadedModel, free_memory
 from .memory import ran_out
@@ -28,7 +29,7 @@ def answer(
     loaded: LoadedModel,
     messages: Sequence[Message],
     sampling: Sampling,
-    crew: list[threading.Thread],
+    crew: list[Work],
     context: int = 0,
 ) -> Iterator[Text | Stats]:
     """Stream the answer to a conversation; the last event is its statistics.
@@ -37,15 +38,14 @@ def answer(
     alive while a long prompt is read.
 
     Args:
-        crew: gets the thread that generates; it may outlive the iterator by a token.
+        crew: gets the work of generating; it may outlive the iterator by a token.
         context: tokens of prompt and answer together at most; 0 for what the model was made for.
 
     Raises:
         ChatFailed, OutOfMemory: generation ended with an error.
     """
     run = _Run(loaded, messages, sampling, context)
-    crew.append(run.thread)
-    run.thread.start()
+    crew.append(start(run.generate))
     try:
         yield from run.pieces()
         yield run.stats()
@@ -78,7 +78,6 @@ class _Run:
     def __post_init__(self) -> None:
         self.stream = TokenStream()
         self.started = time.monotonic()
-        self.thread = threading.Thread(target=self._generate, daemon=True)
 
     def pieces(self) -> Iterator[Text]:
         words = Words(self.loaded.tokenizer)
@@ -115,7 +114,8 @@ class _Run:
         ids = self.stream.ids
         return "eos" if len(ids) < room or (ids and ids[-1] in ends) else "length"
 
-    def _generate(self) -> None:
+    def generate(self) -> None:
+        """To the end, or until it is stopped."""
         try:
             self.prompt = prompt_of(self.loaded, self.messages, self.sampling, self.context)
             self._continue(self.prompt)

@@ -5,12 +5,12 @@ One job, because on ZeroGPU a second one may find the model gone and load it aga
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import QuantSpaceError
+from .hands import Work
 from .job import Done, Event, Failed, Loaded, Message, Phase, Sampling
 from .quality.task import MeasureQuality
 
@@ -34,7 +34,7 @@ class AnswerAndMeasure:
     def seconds(self) -> float:
         return self.sampling.max_new_tokens * SECONDS_PER_TOKEN + (self.quality.seconds() if self.quality else 0)
 
-    def run(self, loaded: LoadedModel, crew: list[threading.Thread]) -> Iterator[Event]:
+    def run(self, loaded: LoadedModel, crew: list[Work]) -> Iterator[Event]:
         from .chat import answer
         from .quality.score import warm_up
 

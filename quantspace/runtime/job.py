@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from ..errors import BadInput, shorten
 from ..estimation.stored import StoredTensor
 from ..settings import settings
+from .hands import Work
 
 if TYPE_CHECKING:
     from .loader import LoadedModel
@@ -102,8 +102,8 @@ class Task(Protocol):
     def seconds(self) -> float:
         """GPU seconds that it may take, the load aside."""
 
-    def run(self, loaded: LoadedModel, crew: list[threading.Thread]) -> Iterator[Event]:
-        """Yields `Phase`s, and `Done` with what came of it last. Threads it starts go into `crew`."""
+    def run(self, loaded: LoadedModel, crew: list[Work]) -> Iterator[Event]:
+        """Yields `Phase`s, and `Done` with what came of it last. What it starts beside goes into `crew`."""
 
 
 @dataclass(frozen=True, slots=True)

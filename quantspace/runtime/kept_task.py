@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DiskFull, KeepFailed, QuantSpaceError, shorten
 from ..hub.download import BESIDE_WEIGHTS, DISK_FULL, INDEX
 from . import kept, kept_disk
+from .hands import Work, start
 from .job import Done, Event, Job, LoadOptions, Phase
 from .kept_rules import check_may_keep, device
 
@@ -70,7 +71,7 @@ class KeepTask:
         states = (getattr(parameter, "quant_state", None) for parameter in loaded.model.parameters())
         return any(getattr(state, "packing_format_for_cpu", False) for state in states)
 
-    def run(self, loaded: LoadedModel, crew: list[threading.Thread]) -> Iterator[Event]:
+    def run(self, loaded: LoadedModel, crew: list[Work]) -> Iterator[Event]:
         """Write, with progress in bytes. Closing the iterator stops it at the next shard; nothing half stays.
 
         Raises:
@@ -80,9 +81,7 @@ class KeepTask:
         cancelled = threading.Event()
         kept_disk.make_room(self.held_bytes)
         draft = kept_disk.draft_folder()
-        work = threading.Thread(target=_write, args=(self, loaded, draft, cancelled, results), daemon=True)
-        crew.append(work)
-        work.start()
+        crew.append(start(_write, self, loaded, draft, cancelled, results))
         total = max(1, round(self.held_bytes / 10**6))
         try:
             while True:

@@ -6,7 +6,6 @@ The same steps as for transformers, load, readout and answer, behind the same ev
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ..errors import ChatFailed, LoadFailed, OutOfMemory, QuantSpaceError, short
 from ..estimation.stored import StoredTensor
 from ..hub.gguf_header import GgufHeader, TensorInfo, read_local
 from .frames import WordStream
+from .hands import Work, start
 from .job import Job, Key, Message, Phase, Readout, Sampling, Stats, Text
 from .memory import device_name
 
@@ -37,18 +37,14 @@ class LlamaModel:
         """What dropping it gives back, at least."""
         return self.readout.held_bytes
 
-    def answer(
-        self, messages: Sequence[Message], sampling: Sampling, crew: list[threading.Thread]
-    ) -> Iterator[Text | Stats]:
+    def answer(self, messages: Sequence[Message], sampling: Sampling, crew: list[Work]) -> Iterator[Text | Stats]:
         """Stream the answer to a conversation; the last event is its statistics.
 
         Raises:
             ChatFailed: generation ended with an error.
         """
         words = WordStream(self.readout.device)
-        thread = threading.Thread(target=self._generate, args=(tuple(messages), sampling, words), daemon=True)
-        crew.append(thread)
-        thread.start()
+        crew.append(start(self._generate, tuple(messages), sampling, words))
         yield from words.events()
 
     def _generate(self, messages: tuple[Message, ...], sampling: Sampling, words: WordStream) -> None:
@@ -80,7 +76,7 @@ class LlamaModel:
             yield chunk["choices"][0]["text"], chunk["choices"][0]["finish_reason"]
 
 
-def load(job: Job, crew: list[threading.Thread]) -> Iterator[Phase | LlamaModel]:
+def load(job: Job, crew: list[Work]) -> Iterator[Phase | LlamaModel]:
     """Load `job`'s file: yields signs of life, and the model last.
 
     The file is mapped, not read: closing the iterator in the middle leaves it to end by itself, a moment later.
@@ -89,9 +85,7 @@ def load(job: Job, crew: list[threading.Thread]) -> Iterator[Phase | LlamaModel]
         LoadFailed, OutOfMemory: with what is in the way.
     """
     results: queue.Queue[LlamaModel | BaseException] = queue.Queue()
-    thread = threading.Thread(target=_load_in_thread, args=(job, results), daemon=True, name="llama.cpp load")
-    crew.append(thread)
-    thread.start()
+    crew.append(start(_load_in_thread, job, results))
     while True:
         yield Phase("load")
         try:

@@ -21,6 +21,7 @@ from ..estimation.architecture import max_context
 from ..precision import label_of
 from ..quiet import quiet_libraries
 from ..units import MIB, gb
+from .hands import Work, start
 from .job import Job, Key, Phase, Readout
 from .memory import Peak, device_name, free_bytes, ran_out
 from .prefix import Prefix
@@ -58,13 +59,13 @@ class _Cancelled(Exception):
     """Raised inside the loading thread once nobody waits for the model."""
 
 
-def load(job: Job, crew: list[threading.Thread]) -> Iterator[Phase | LoadedModel]:
+def load(job: Job, crew: list[Work]) -> Iterator[Phase | LoadedModel]:
     """Load `job`'s variant: yields progress in tensors, and the model last.
 
     Closing the iterator stops the load at the next tensor.
 
     Args:
-        crew: gets the thread that loads; it may outlive the iterator by a moment.
+        crew: gets the work of loading; it may outlive the iterator by a moment.
 
     Raises:
         OutOfMemory: it did not fit.
@@ -72,9 +73,7 @@ def load(job: Job, crew: list[threading.Thread]) -> Iterator[Phase | LoadedModel
     """
     results: queue.Queue[LoadedModel | BaseException] = queue.Queue()
     progress = _Progress()
-    thread = threading.Thread(target=_load_in_thread, args=(job, progress, results), daemon=True)
-    crew.append(thread)
-    thread.start()
+    crew.append(start(_load_in_thread, job, progress, results))
     try:
         while True:
             yield Phase("load", progress.done, progress.total)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from ..errors import LoadFailed, QuantSpaceError, shorten
 from . import llama_cpp
 from .chat import answer
+from .hands import Work
 from .job import Event, Failed, Job, Loaded, Phase
 from .llama_cpp import LlamaModel
 from .loader import LoadedModel, free_memory, load, refuse_if_too_large
@@ -27,7 +28,7 @@ def serve(job: Job) -> Iterator[Event]:
     """
     while not _busy.acquire(timeout=WAIT):
         yield Phase("wait")
-    crew: list[threading.Thread] = []
+    crew: list[Work] = []
     try:
         yield from _serve(job, crew)
     except QuantSpaceError as error:
@@ -40,19 +41,19 @@ def serve(job: Job) -> Iterator[Event]:
         _release_after(crew)
 
 
-def _release_after(crew: list[threading.Thread]) -> None:
-    """Let the next job in once the threads of this one have ended, without waiting for them here.
+def _release_after(crew: list[Work]) -> None:
+    """Let the next job in once all work of this one has ended, without waiting for them here.
 
     A generator is closed in the server's event loop, where waiting would stop everybody.
     """
-    running = [thread for thread in crew if thread.is_alive()]
+    running = [work for work in crew if work.is_alive()]
     if not running:
         _busy.release()
         return
 
     def wait() -> None:
-        for thread in running:
-            thread.join()
+        for work in running:
+            work.join()
         _busy.release()
 
     threading.Thread(target=wait, daemon=True, name="release").start()
@@ -65,7 +66,7 @@ def unload() -> None:
     free_memory()
 
 
-def _serve(job: Job, crew: list[threading.Thread]) -> Iterator[Event]:
+def _serve(job: Job, crew: list[Work]) -> Iterator[Event]:
     global _slot
     if _slot is None or _slot.key != job.key or _is_unfit(job, _slot):
         refuse_if_too_large(job, _slot.held_bytes if _slot else 0)
@@ -98,7 +99,7 @@ def _is_unfit(job: Job, slot: LoadedModel | LlamaModel) -> bool:
     return unfit is not None and isinstance(slot, LoadedModel) and unfit(slot)
 
 
-def _load(job: Job, crew: list[threading.Thread]) -> Iterator[Phase | LoadedModel | LlamaModel]:
+def _load(job: Job, crew: list[Work]) -> Iterator[Phase | LoadedModel | LlamaModel]:
     if job.gguf is not None and job.gguf.engine == "llama.cpp":
         return llama_cpp.load(job, crew)
     return load(job, crew)

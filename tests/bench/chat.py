@@ -24,6 +24,7 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, TextIteratorStreamer
 
 from quantspace.runtime.chat import answer
+from quantspace.runtime.hands import Work
 from quantspace.runtime.job import Job, Message, Sampling, Stats
 from quantspace.runtime.loader import LoadedModel, load
 from tests.words import only_words, save_word_tokenizer
@@ -54,7 +55,7 @@ def loaded_model(folder: Path, precision: str) -> LoadedModel:
 
 def chat(loaded: LoadedModel, messages: list[Message], tokens: int) -> tuple[str, Stats]:
     """The answer to `messages`, and its statistics."""
-    crew: list[threading.Thread] = []
+    crew: list[Work] = []
     *texts, stats = answer(loaded, messages, Sampling(greedy=True, max_new_tokens=tokens), crew)
     crew[0].join()
     return "".join(text.piece for text in texts), stats

@@ -13,7 +13,6 @@ import gc
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from transformers import PreTrainedModel
 from quantspace.errors import OutOfMemory, QuantSpaceError
 from quantspace.estimation.meta.peak import LiveBytes
 from quantspace.runtime.chat import answer
+from quantspace.runtime.hands import Work
 from quantspace.runtime.job import Job, Message, Sampling
 from quantspace.runtime.loader import LoadedModel, load
 from quantspace.runtime.memory import free_bytes
@@ -170,14 +170,14 @@ def _allocated(_: PreTrainedModel, generate: Callable[..., Any], peaks: list[int
 
 def _chat(loaded: LoadedModel, context: int) -> tuple[Outcome, dict[str, Any]]:
     began = time.monotonic()
-    crew: list[threading.Thread] = []
+    crew: list[Work] = []
     try:
         *_, stats = answer(loaded, [Message("user", prompt_of(context))], Sampling(max_new_tokens=NEW_TOKENS), crew)
     except QuantSpaceError as error:
         return _outcome(error), {"error": error.message}
     finally:
-        for thread in crew:
-            thread.join()
+        for work in crew:
+            work.join()
     seconds = round(time.monotonic() - began, 2)
     return "ran", {"prompt_tokens": stats.prompt_tokens, "new_tokens": stats.new_tokens, "chat_seconds": seconds}
 

@@ -6,11 +6,11 @@ name removes the file.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..hands import Work
 from ..job import Event
 from .figures import TokenScores
 
@@ -63,7 +63,7 @@ class MeasureQuality:
     def seconds(self) -> float:
         return 5 + self.tokens * SECONDS_PER_TOKEN
 
-    def run(self, loaded: LoadedModel, crew: list[threading.Thread]) -> Iterator[Event]:
+    def run(self, loaded: LoadedModel, crew: list[Work]) -> Iterator[Event]:
         from .score import measure
 
         yield from measure(loaded, self)

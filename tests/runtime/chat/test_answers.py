@@ -1,6 +1,5 @@
 """Answers of a real loaded model: streamed, stoppable, told in whole words, whether it chats or completes."""
 
-import threading
 import time
 
 import pytest
@@ -126,15 +125,13 @@ class TestStopping:
         assert 0 < before <= len(steps) <= before + 2
 
     def test_nothing_of_a_stopped_answer_goes_on(self, endless):
-        before = set(threading.enumerate())
-        stream = answer(endless, QUESTION, Sampling(greedy=True, max_new_tokens=1000), [])
+        crew = []
+        stream = answer(endless, QUESTION, Sampling(greedy=True, max_new_tokens=1000), crew)
         next(stream)
-        started = set(threading.enumerate()) - before
+        assert crew[0].is_alive()
         stream.close()
-        for thread in started:
-            thread.join(timeout=5)
-        assert started
-        assert not any(thread.is_alive() for thread in started)
+        crew[0].join(5)
+        assert not crew[0].is_alive()
 
 
 class TestWords:
