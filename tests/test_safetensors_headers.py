@@ -233,12 +233,13 @@ class TestWhichFiles:
         def seconds(count: int) -> float:
             index, shard = "m{}.safetensors.index.json", "m{}-00001-of-00001.safetensors"
             files = {name.format(n): size for n in range(count) for name, size in ((index, 7), (shard, 100))}
-            started = time.process_time()
+            started = time.thread_time()
             assert weight_bytes(files) == count * 100
             assert len(weight_files(files, [path for path in files if path.endswith(".safetensors")])) == count
-            return time.process_time() - started
+            return time.thread_time() - started
 
-        assert seconds(10_000) < 30 * max(seconds(1_000), 0.005)
+        fewer, more = (min(seconds(count) for _ in range(3)) for count in (1_000, 10_000))
+        assert more < 40 * fewer
 
     @pytest.mark.parametrize(
         ("files", "expected"),

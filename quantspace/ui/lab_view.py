@@ -5,7 +5,6 @@ One experiment runs at a time, whoever asks: the others wait in the queue.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -14,13 +13,13 @@ from importlib.resources import files
 from typing import Any
 
 import gradio as gr
-from cachetools import LRUCache
 
 from ..errors import QuantSpaceError
 from ..lab.apart import perform
 from ..lab.experiments import BITS, GROUPS, KINDS, MOST_STEPS, SPARSITIES, DynamicInt8, Experiment, LowBits, Pruning
 from ..lab.snippets import Snippet, dynamic_snippets, low_bits_snippets, pruning_snippets
 from ..runtime.job import Failed, Phase
+from . import tickets
 from .complaint import error_html, failed_html
 from .lab_answers import dynamic_html, low_bits_html, pruning_html
 from .progress import ProgressView
@@ -29,7 +28,6 @@ from .render import render
 _CSS = (files("quantspace.ui") / "lab.css").read_text(encoding="utf-8")
 REDRAW = 0.15  # seconds between two pictures of something that goes on
 WAITING = "Waiting for a turn, one experiment runs at a time"
-_stopped: LRUCache[str, bool] = LRUCache(1024)  # tickets of runs that were cancelled, waiting or running
 _QUIETLY: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -84,32 +82,34 @@ def _build(section: Section, controls: Callable[[], list[Any]]) -> Bench:
 
 
 def _wire(bench: Bench) -> None:
-    section, ticket = bench.section, gr.State("")  # of a run: what it is stopped by
+    section, ticket = bench.section, gr.State("")
     states = [bench.progress, bench.run, bench.cancel]
 
-    def started() -> list[Any]:
-        return [ProgressView(section.title).html(Phase(WAITING)), *_buttons(running=True), secrets.token_hex(8)]
+    def started(before: str) -> list[Any]:
+        waiting = ProgressView(section.title).html(Phase(WAITING))
+        return [waiting, *_buttons(running=True), tickets.next_ticket(before)]
 
-    def carried_out(number: str, *values: Any) -> Iterator[list[Any]]:
-        yield from run_section(section, values, lambda: number in _stopped)
+    def carried_out(own: str, *values: Any) -> Iterator[list[Any]]:
+        yield from run_section(section, values, own)
 
-    def stopped(number: str) -> list[Any]:
-        _stopped[number] = True
+    def stopped(own: str) -> list[Any]:
+        tickets.cancel(own)
         return _ended()
 
-    bench.run.click(started, None, [*states, ticket], **_QUIETLY).then(
+    bench.run.click(started, ticket, [*states, ticket], **_QUIETLY).then(
         carried_out,
         [ticket, *bench.controls],
         [*states, bench.answer],
         concurrency_id="lab",
         concurrency_limit=1,
+        trigger_mode="multiple",  # "once" would swallow a press right after a cancel
         **_QUIETLY,
     )
     bench.cancel.click(stopped, ticket, states, **_QUIETLY)
 
 
-def run_section(section: Section, values: Sequence[Any], stopped: Callable[[], bool]) -> Iterator[list[Any]]:
-    """Values of the progress, both buttons and the answer, as the experiment goes on until it is `stopped`."""
+def run_section(section: Section, values: Sequence[Any], ticket: str) -> Iterator[list[Any]]:
+    """Values of the progress, both buttons and the answer, as the experiment goes on while its `ticket` counts."""
     view, result, drawn = ProgressView(section.title), None, 0.0
     try:
         experiment = section.experiment(*values)
@@ -119,8 +119,8 @@ def run_section(section: Section, values: Sequence[Any], stopped: Callable[[], b
     phase = Phase("Starting")
     with closing(perform(experiment)) as events:
         for event in events:
-            if stopped():
-                yield [*_ended(), gr.skip()]  # the last word, after what was under way when Cancel was pressed
+            if fate := tickets.fate(ticket):  # who is cancelled has the last word, not who gave way
+                yield [*_ended(), gr.skip()] if fate == "cancelled" else [gr.skip()] * 4
                 return
             if isinstance(event, Failed):
                 yield [*_ended(failed_html(event)), gr.skip()]

@@ -45,6 +45,19 @@ def test_pruning_shows_bytes_and_a_curve(lab):
     expect(answer.locator(".lab-plot b")).to_have_count(6)  # two lines: nothing pruned, 30 % and 90 %
 
 
+# From inside the page: before the run that is cancelled has noticed.
+_AGAIN_AT_ONCE = """() => new Promise((done) => {
+  const button = (name) => document.querySelector(`button#lab-low-bits-${name}, #lab-low-bits-${name} button`);
+  button('cancel').click();
+  const waiting = setInterval(() => {
+    if (button('run').disabled) return;
+    clearInterval(waiting);
+    button('run').click();
+    done();
+  }, 5);
+})"""
+
+
 def test_training_is_drawn_as_it_goes_and_can_be_stopped_and_begun_again(lab):
     run, cancel = lab.locator("#lab-low-bits-run"), lab.locator("#lab-low-bits-cancel")
     run.click()
@@ -53,11 +66,8 @@ def test_training_is_drawn_as_it_goes_and_can_be_stopped_and_begun_again(lab):
     expect(lab.locator("#lab-low-bits-progress")).to_contain_text(
         re.compile(r"Training with rounded weights, step: \d+")
     )
-    cancel.click()
-    expect(cancel).to_be_hidden()
-    expect(run).to_be_enabled()
+    lab.evaluate(_AGAIN_AT_ONCE)
     expect(lab.locator("#lab-low-bits")).to_contain_text("So far")  # what was found stays
-    run.click()
     at_work = re.compile("Measuring the model as it is|Training with rounded weights")  # the first may be over soon
     expect(lab.locator("#lab-low-bits-progress")).to_contain_text(at_work, timeout=RUN_MS)
     cancel.click()
@@ -75,8 +85,7 @@ def test_the_second_waits_for_its_turn_and_can_be_taken_back(lab):
     lab.locator("#lab-low-bits-cancel").click()
     expect(lab.locator("#lab-low-bits-run")).to_be_enabled()
     lab.locator("#lab-dynamic-run").click()  # it has the turn now
-    expect(lab.locator("#lab-dynamic-progress")).to_contain_text(re.compile("Starting|Measuring"), timeout=RUN_MS)
-    lab.locator("#lab-dynamic-cancel").click()
+    expect(lab.locator("#lab-dynamic table").first).to_be_visible(timeout=RUN_MS)
 
 
 def test_nothing_chosen_gets_a_sentence(lab):
