@@ -178,6 +178,7 @@ def test_the_page_says_whose_token_is_used_until_another_is_typed(opened):
     expect_refused(opened, "model_not_found")
     opened.locator("#complaint [data-opens=access]").click()
     expect(opened.locator("#token input")).to_be_focused(timeout=LOAD_MS)
+    opened.wait_for_timeout(300)  # as long as it takes to open
     opened.keyboard.insert_text(TOKEN)
     opened.keyboard.press("Enter")
     expect(opened.locator("#account")).to_contain_text("This token is ida’s.", timeout=LOAD_MS)
